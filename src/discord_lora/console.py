@@ -1,0 +1,81 @@
+"""How scripts speak to people: output on any console, exit codes, errors without tracebacks."""
+
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+EXIT_DONE = 0
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+class UserError(Exception):
+    """Something only the user can put right: shown without a traceback, exit code 2.
+
+    `problems` is one sentence each, and each ends by saying what to do next.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class Interrupted(Exception):  # noqa: N818 - it is not an error: the work is saved
+    """The user stopped the work and everything is saved. The text says how to go on."""
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that never fails on a character: a cp1252 window shows `?` instead."""
+    stream = sys.stderr if stderr else sys.stdout
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="replace")
+    return Console(stderr=stderr, highlight=False, soft_wrap=not stream.isatty())
+
+
+def make_progress(console: Console) -> Progress:
+    """A progress bar with counts and the time left; silent where nobody is watching."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+def run_script(main: Callable[[], int | None]) -> NoReturn:
+    """Run an entry script: a user's mistake never shows a traceback, a bug always does."""
+    console = make_console(stderr=True)
+    make_console()
+    try:
+        sys.exit(main() or EXIT_DONE)
+    except UserError as error:
+        for problem in error.problems:
+            console.print(f"error: {problem}", style="red", markup=False)
+        sys.exit(EXIT_USER_ERROR)
+    except Interrupted as stop:
+        console.print(str(stop), markup=False)
+        sys.exit(EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        # A second Ctrl+C must not print a traceback over the goodbye.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        console.print("Stopped.", markup=False)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # `script | head` closed the pipe: nobody is left to tell.
+        sys.stderr.close()
+        sys.exit(EXIT_DONE)
