@@ -1,0 +1,198 @@
+"""Messages of a channel into conversations, by Discord's own signals.
+
+What a message belongs to is decided by the first of these that applies:
+
+    1. it replies to a message           -> that message's conversation
+    2. it names somebody (`@Name`)       -> the conversation that person just spoke in
+    3. its author just spoke             -> the same conversation
+    4. somebody just spoke               -> that conversation
+    5. the channel was silent            -> a new conversation
+
+Interleaved talk is untangled: a message that starts a reply chain of its own while another chain
+is still going on opens a new conversation instead of joining by rule 3 or 4.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from discord_lora.messages.record import Message, ReadyConversation
+
+REPLY_REACH = timedelta(hours=24)
+"""A later reply opens a new conversation that quotes what it answers: glueing today's talk to
+last month's would teach the model that the two belong together."""
+
+READY_ASSISTANT = "assistant"
+"""Author id of the trained turns of a ready conversation."""
+
+_MENTION = re.compile(r"@(\S+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages of one channel or thread that belong together, oldest first."""
+
+    id: str
+    channel_id: str
+    messages: tuple[Message, ...]
+    system_prompt: str | None = None
+    """What a ready conversation brings as its own system prompt."""
+    quoted: int = 0
+    """How many messages at the front are quoted from an older conversation."""
+
+    @property
+    def start(self) -> datetime:
+        return self.messages[self.quoted].timestamp
+
+
+def build_conversations(messages: Iterable[Message], gap_minutes: float) -> list[Conversation]:
+    """Group messages into conversations, ordered by channel and start.
+
+    Each message is in exactly one conversation; a message quoted by a late reply stands there
+    once more with `train=False`.
+    """
+    channels: dict[str, list[Message]] = defaultdict(list)
+    for message in messages:
+        channels[message.channel_id].append(message)
+    gap = timedelta(minutes=gap_minutes)
+    conversations = []
+    for members in channels.values():
+        members.sort(key=lambda message: (message.timestamp, message.id))
+        conversations += _Channel(members, gap).conversations()
+    return conversations
+
+
+class _Channel:
+    """One channel, read once from oldest to newest."""
+
+    def __init__(self, messages: Sequence[Message], gap: timedelta) -> None:
+        self.messages = messages
+        self.gap = gap
+        self.position = {message.id: index for index, message in enumerate(messages)}
+        self.last_by_author: dict[str, int] = {}
+        self.last_by_name: dict[str, int] = {}
+        self.parents = [self._parent(index) for index in range(len(messages))]
+        self.chain_of, self.chain_end = _chains(self.parents)
+
+    def _parent(self, index: int) -> int | None:
+        """What a message explicitly answers: the replied-to message, or the person it names."""
+        message = self.messages[index]
+        target = self.position.get(message.reply_to or "")
+        if target is None or target >= index:
+            target = self._mentioned(message)
+        self.last_by_name[message.author.casefold()] = index
+        return target
+
+    def _mentioned(self, message: Message) -> int | None:
+        named = [
+            self.last_by_name[name.casefold().rstrip(".,:;!?")]
+            for name in _MENTION.findall(message.content)
+            if name.casefold().rstrip(".,:;!?") in self.last_by_name
+        ]
+        recent = [n for n in named if message.timestamp - self.messages[n].timestamp <= self.gap]
+        return max(recent, default=None)
+
+    def conversations(self) -> list[Conversation]:
+        """The channel's conversations in the order in which they start."""
+        channel_id = self.messages[0].channel_id
+        return [
+            Conversation(f"{channel_id}/{number}", channel_id, tuple(strand), quoted=quoted)
+            for number, (strand, quoted) in enumerate(self._untangle())
+        ]
+
+    def _untangle(self) -> list[tuple[list[Message], int]]:
+        """The strands of the channel, each in time order, with the number of quoted messages."""
+        strands: list[list[Message]] = []
+        quoted: list[int] = []
+        strand_of: list[int] = []
+        newest_chain: dict[int, int] = {}
+        for index, message in enumerate(self.messages):
+            strand = self._strand_to_join(index, strands, strand_of, newest_chain)
+            if strand is None:
+                strand = len(strands)
+                quote = self._quote(index)
+                strands.append(quote)
+                quoted.append(len(quote))
+            strands[strand].append(message)
+            strand_of.append(strand)
+            chain = self.chain_of[index]
+            if chain is not None:
+                newest_chain[strand] = chain
+            self.last_by_author[message.author_id] = index
+        return list(zip(strands, quoted, strict=True))
+
+    def _strand_to_join(
+        self,
+        index: int,
+        strands: Sequence[Sequence[Message]],
+        strand_of: Sequence[int],
+        newest_chain: dict[int, int],
+    ) -> int | None:
+        message = self.messages[index]
+        parent = self.parents[index]
+        if parent is not None:
+            strand = strand_of[parent]
+            reach = message.timestamp - strands[strand][-1].timestamp
+            return strand if reach <= REPLY_REACH else None
+        for earlier in (self.last_by_author.get(message.author_id), index - 1):
+            if earlier is None or earlier < 0:
+                continue
+            if message.timestamp - self.messages[earlier].timestamp <= self.gap:
+                strand = strand_of[earlier]
+                return (
+                    None if self._heads_a_rival_chain(index, newest_chain.get(strand)) else strand
+                )
+        return None
+
+    def _heads_a_rival_chain(self, index: int, other: int | None) -> bool:
+        """True if a reply chain starts here while another one in the same strand goes on."""
+        own = self.chain_of[index]
+        return (
+            own is not None and other is not None and own != other and self.chain_end[other] > index
+        )
+
+    def _quote(self, index: int) -> list[Message]:
+        parent = self.parents[index]
+        return [] if parent is None else [replace(self.messages[parent], train=False)]
+
+
+def _chains(parents: Sequence[int | None]) -> tuple[list[int | None], dict[int, int]]:
+    """Number the trees that the parent links form.
+
+    Returns the root index of each message's tree (None if nothing links to or from it) and the
+    index of each tree's last message.
+    """
+    root = list(range(len(parents)))
+    for index, parent in enumerate(parents):
+        if parent is not None:
+            root[index] = root[parent]
+    last = {root[index]: index for index in range(len(parents))}
+    linked = {root[i] for i, parent in enumerate(parents) if parent is not None}
+    return [r if r in linked else None for r in root], last
+
+
+def from_ready(ready: ReadyConversation, order: int) -> Conversation:
+    """A ready conversation in the same shape: nameless authors, one message a turn.
+
+    `order` stands in for the time that such data does not have.
+    """
+    system = [turn.content for turn in ready.turns if turn.role == "system"]
+    start = datetime.fromtimestamp(order * 3600, UTC)
+    messages = tuple(
+        Message(
+            id=f"{ready.id}.{number}",
+            guild="",
+            channel_id="ready",
+            channel="ready",
+            timestamp=start + timedelta(seconds=number),
+            author_id=turn.role,
+            author="",
+            content=turn.content,
+            train=turn.train,
+        )
+        for number, turn in enumerate(ready.turns)
+        if turn.role != "system"
+    )
+    return Conversation(ready.id, "ready", messages, "\n".join(system) if system else "")

@@ -1,0 +1,159 @@
+"""From settings and messages to what training needs: the voice, the split, the examples."""
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from discord_lora.console import UserError
+from discord_lora.conversations.build import Conversation, build_conversations, from_ready
+from discord_lora.conversations.examples import Limits, TokenizedExample, make_examples
+from discord_lora.conversations.prompt_format import (
+    PromptFormat,
+    Voice,
+    persona_voice,
+    ready_voice,
+    server_voice,
+)
+from discord_lora.conversations.split import split_conversations
+from discord_lora.messages.record import Message
+from discord_lora.messages.training_data import TrainingData
+from discord_lora.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Conversations, and the examples that are trained and held out."""
+
+    prompt_format: PromptFormat
+    training: list[Conversation]
+    validation: list[Conversation]
+    training_examples: list[TokenizedExample]
+    validation_examples: list[TokenizedExample]
+
+    @property
+    def voice(self) -> Voice:
+        return self.prompt_format.voice
+
+
+def make_dataset(data: TrainingData, settings: Settings, tokenizer: Any) -> Dataset:
+    """Group, split, render and tokenize.
+
+    Raises:
+        UserError: the persona is unknown or ambiguous, or nothing is left to train on.
+    """
+    voice = choose_voice(data, settings)
+    conversations = _conversations(data, settings, voice)
+    training, validation = split_conversations(
+        conversations, settings.validation_fraction, voice.is_target
+    )
+    prompt_format = PromptFormat(tokenizer, voice)
+    limits = Limits(
+        settings.max_seq_length, settings.context_tokens, max_targets=settings.messages_per_step
+    )
+    # Held-out conversations are cut by length alone: their loss must not depend on the step size.
+    whole = Limits(settings.max_seq_length, settings.context_tokens)
+    _check_room(prompt_format, settings)
+    dataset = Dataset(
+        prompt_format,
+        training,
+        validation,
+        make_examples(training, prompt_format, limits),
+        _sample(make_examples(validation, prompt_format, whole), settings.max_validation_messages),
+    )
+    if not dataset.training_examples:
+        raise UserError(
+            f"{settings.training_data_path} holds no message to train on: every line is context "
+            'only ("train": false) or another member\'s. Prepare more data, or set another PERSONA.'
+        )
+    return dataset
+
+
+def _sample(examples: list[TokenizedExample], most: int) -> list[TokenizedExample]:
+    """Examples with about `most` target messages, evenly spread over `examples`; 0: all."""
+    messages = sum(example.targets for example in examples)
+    if not most or messages <= most:
+        return examples
+    wanted = max(1, round(len(examples) * most / messages))
+    return [examples[i * len(examples) // wanted] for i in range(wanted)]
+
+
+def choose_voice(data: TrainingData, settings: Settings) -> Voice:
+    """The voice that PERSONA, BOT_NAME and the shape of the data ask for."""
+    if data.conversations and not data.messages:
+        return ready_voice(settings.persona or settings.bot_name, settings.system_prompt)
+    if settings.persona:
+        member = find_persona(data.messages, settings.persona)
+        return persona_voice(member.author, member.author_id, settings.system_prompt)
+    return server_voice(settings.bot_name, settings.system_prompt)
+
+
+def find_persona(messages: Sequence[Message], persona: str) -> Message:
+    """A message of the member whose id, user name or nickname is `persona`, in any case.
+
+    Raises:
+        UserError: nobody is called so (with the nearest names), or several people are.
+    """
+    wanted = persona.strip().lstrip("@").casefold()
+    people = {message.author_id: message for message in messages}
+    if persona.strip() in people:
+        return people[persona.strip()]
+    for exact_name in (_username, _nickname):
+        matches = [member for member in people.values() if exact_name(member) == wanted]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            ids = ", ".join(f"{m.author_id} ({m.author})" for m in matches)
+            raise UserError(
+                f"PERSONA: {len(matches)} people are called {persona}; use an id: {ids}."
+            )
+    raise UserError(_unknown_persona(messages, persona, wanted))
+
+
+def _username(member: Message) -> str:
+    return member.username.casefold()
+
+
+def _nickname(member: Message) -> str:
+    return member.author.casefold()
+
+
+def _unknown_persona(messages: Sequence[Message], persona: str, wanted: str) -> str:
+    counts = Counter(message.author_id for message in messages)
+    people = {message.author_id: message for message in messages}
+    by_name = {
+        name: author_id
+        for author_id, member in people.items()
+        for name in (_username(member), _nickname(member))
+        if name
+    }
+    near = [by_name[name] for name in difflib.get_close_matches(wanted, by_name, n=3, cutoff=0.5)]
+    near += [author_id for name, author_id in by_name.items() if wanted and wanted in name][:3]
+    shown = list(dict.fromkeys(near)) or [author_id for author_id, _ in counts.most_common(3)]
+    names = ", ".join(
+        f"{people[i].username or people[i].author} ({counts[i]:,} messages)" for i in shown[:5]
+    )
+    kind = "the nearest are" if near else "the most active are"
+    return f"PERSONA: nobody in the data is called {persona}; {kind} {names}."
+
+
+def _conversations(data: TrainingData, settings: Settings, voice: Voice) -> list[Conversation]:
+    if voice.kind == "ready":
+        return [from_ready(ready, order) for order, ready in enumerate(data.conversations)]
+    if data.conversations:
+        raise UserError(
+            f"{settings.training_data_path} mixes {len(data.messages):,} messages with "
+            f"{len(data.conversations):,} ready conversations; keep them in two files and train "
+            "one after the other (CONTINUE_FROM)."
+        )
+    return build_conversations(data.messages, settings.conversation_gap_minutes)
+
+
+def _check_room(prompt_format: PromptFormat, settings: Settings) -> None:
+    if prompt_format.overhead + settings.context_tokens >= settings.max_seq_length * 3 // 4:
+        raise UserError(
+            f"SYSTEM_PROMPT and CONTEXT_TOKENS take {prompt_format.overhead:,} + "
+            f"{settings.context_tokens:,} of MAX_SEQ_LENGTH={settings.max_seq_length:,} tokens; "
+            "shorten them or raise MAX_SEQ_LENGTH."
+        )

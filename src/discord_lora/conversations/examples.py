@@ -1,0 +1,132 @@
+"""Conversations into tokenized examples that fit: cut at silences, context repeated.
+
+conversation   m0 m1 m2 m3 | m4 m5 m6 m7 m8 | m9 m10      cut at the longest silences
+example 1      m0 m1 m2 m3
+example 2            (m2 m3) m4 m5 m6 m7 m8               (context: read, not trained)
+example 3                            (m7 m8) m9 m10
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
+from discord_lora.conversations.build import Conversation
+from discord_lora.conversations.prompt_format import PromptFormat
+from discord_lora.conversations.split import longest_silence
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedExample:
+    """A rendered stretch of one conversation.
+
+    `input_ids`: int32 of shape (tokens,). `trained`: bool of the same shape, true where the loss
+    is on that token; never at position 0, which nothing predicts.
+    """
+
+    conversation_id: str
+    message_ids: tuple[str, ...]
+    """The messages that are targets here."""
+    input_ids: NDArray[np.int32]
+    trained: NDArray[np.bool_]
+    characters: int
+    """Characters of the target messages, for figures that compare across tokenizers."""
+
+    @property
+    def targets(self) -> int:
+        """Target messages: what an optimizer step counts."""
+        return len(self.message_ids)
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one example may hold."""
+
+    max_seq_length: int
+    context_tokens: int
+    max_targets: int | None = None
+    """At most this many target messages, so that a step can hold its exact share; None: any."""
+
+
+def make_examples(
+    conversations: Sequence[Conversation], prompt_format: PromptFormat, limits: Limits
+) -> list[TokenizedExample]:
+    """Every target message of the conversations, in exactly one example each."""
+    prompt_format.warm_up(m for c in conversations for m in c.messages)
+    return [
+        example
+        for conversation in conversations
+        for example in _Cutter(conversation, prompt_format, limits).examples()
+    ]
+
+
+class _Cutter:
+    """Cuts one conversation into examples."""
+
+    def __init__(
+        self, conversation: Conversation, prompt_format: PromptFormat, limits: Limits
+    ) -> None:
+        self.conversation = conversation
+        self.messages = conversation.messages
+        self.format = prompt_format
+        self.limits = limits
+        turn = prompt_format.turn_overhead
+        lengths = (prompt_format.message_length(message) + turn for message in self.messages)
+        self.tokens_before = [0, *accumulate(lengths)]
+        own_prompt = conversation.system_prompt
+        own_tokens = prompt_format.text_length(own_prompt) if own_prompt else 0
+        self.room = limits.max_seq_length - prompt_format.overhead - own_tokens
+        is_target = prompt_format.voice.is_target
+        self.targets = [i for i, message in enumerate(self.messages) if is_target(message)]
+
+    def examples(self) -> Iterator[TokenizedExample]:
+        run: list[int] = []
+        for target in self.targets:
+            # A long stretch that nobody learns from is not worth reading in full.
+            if run and self._tokens(run[-1] + 1, target) > self.limits.context_tokens:
+                yield from self._cut(run)
+                run = []
+            run.append(target)
+        if run:
+            yield from self._cut(run)
+
+    def _tokens(self, start: int, end: int) -> int:
+        return self.tokens_before[end] - self.tokens_before[start]
+
+    def _cut(self, targets: Sequence[int]) -> Iterator[TokenizedExample]:
+        """Cut at the longest silence until each stretch fits."""
+        most = self.limits.max_targets or len(targets)
+        first, last = targets[0], targets[-1]
+        fits = self._tokens(first, last + 1) <= self.room and len(targets) <= most
+        if fits or len(targets) == 1:
+            yield self._example(first, last + 1)
+            return
+        # Only the middle half: a cut near an end would leave crumbs that are mostly context.
+        quarter = len(targets) // 4
+        middle = targets[max(1, quarter) : len(targets) - quarter + 1]
+        cut = longest_silence(self.messages, middle)
+        yield from self._cut([t for t in targets if t < cut])
+        yield from self._cut([t for t in targets if t >= cut])
+
+    def _example(self, first: int, end: int) -> TokenizedExample:
+        spare = min(self.limits.context_tokens, self.room - self._tokens(first, end))
+        start = first
+        while start > 0 and self._tokens(start - 1, first) <= spare:
+            start -= 1
+        stretch = replace(self.conversation, messages=self.messages[start:end], quoted=0)
+        encoded = self.format.encode(stretch, first_target=first - start)
+        # Only a single message that is longer than all the room there is gets cut short here.
+        keep = self.limits.max_seq_length
+        learned = [self.messages[i] for i in self.targets if first <= i < end]
+        return TokenizedExample(
+            conversation_id=self.conversation.id,
+            message_ids=tuple(message.id for message in learned),
+            input_ids=np.asarray(encoded.input_ids[:keep], dtype=np.int32),
+            trained=np.asarray(encoded.trained[:keep], dtype=np.bool_),
+            characters=sum(len(message.content) for message in learned),
+        )

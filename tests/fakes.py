@@ -1,0 +1,118 @@
+"""Stand-ins for what is slow or far away: a tiny tokenizer, a tiny model, invented chat."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from discord_lora.conversations.build import Conversation
+from discord_lora.messages.record import Message
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+MISTRAL_LIKE = (
+    "{% if messages[0].role == 'system' %}{% set system = messages[0].content %}"
+    "{% set messages = messages[1:] %}{% endif %}{{ '<s>' }}{% for m in messages %}"
+    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('alternate') }}"
+    "{% endif %}{% if m.role == 'user' %}{{ '[INST] ' }}{% if loop.last and system is defined %}"
+    "{{ system + '\\n\\n' }}{% endif %}{{ m.content + '[/INST]' }}"
+    "{% else %}{{ ' ' + m.content + '</s>' }}{% endif %}{% endfor %}"
+)
+GEMMA_LIKE = (
+    "{{ '<s>' }}{% for m in messages %}{% if m.role == 'system' %}"
+    "{{ raise_exception('no system role') }}{% endif %}"
+    "{{ '<|im_start|>' + ('model' if m.role == 'assistant' else m.role) + '\\n' + m.content | trim "
+    "+ '<|im_end|>\\n' }}{% endfor %}"
+)
+SPECIAL = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "[INST]", "[/INST]"]
+MONDAY = datetime(2026, 3, 2, 18, 0, tzinfo=UTC)
+
+
+def make_tokenizer(chat_template: str | None = CHATML) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer of a few hundred tokens; made in milliseconds."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    core.train_from_iterator(["hello there, how are you? I am fine. what's up\n"] * 20, trainer)
+    end = "<|im_end|>" if chat_template == CHATML else "</s>"
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token="<s>",
+        eos_token=end,
+        pad_token=end,
+        chat_template=chat_template,
+    )
+
+
+def make_model(vocabulary: int = 400, seed: int = 0, hidden: int = 32) -> Any:
+    """A Llama of two layers with random weights."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        attn_implementation="sdpa",
+    )
+    return LlamaForCausalLM(config).requires_grad_(False)
+
+
+def say(
+    author: str,
+    content: str = "hello there",
+    *,
+    minute: float = 0.0,
+    id: str = "",
+    channel: str = "general",
+    **fields: Any,
+) -> Message:
+    """A message; `minute` counts from a Monday evening."""
+    return Message(
+        id=id or f"{author}-{channel}-{minute}",
+        guild="Guild",
+        channel_id=channel,
+        channel=channel,
+        timestamp=MONDAY + timedelta(minutes=minute),
+        author_id=f"id-{author}",
+        author=author,
+        username=author.lower(),
+        content=content,
+        **fields,
+    )
+
+
+def conversation(*messages: Message, id: str = "c") -> Conversation:
+    return Conversation(id, messages[0].channel_id, tuple(messages))
+
+
+def contents(messages: Iterable[Message]) -> list[str]:
+    return [message.content for message in messages]
+
+
+def chatter(
+    count: int, people: Sequence[str] = ("Ada", "Bob", "Cy"), **fields: Any
+) -> list[Message]:
+    """`count` invented messages, one a minute, of people taking turns."""
+    words = ["hello", "there", "how", "are", "you", "fine", "what's up", "I am"]
+    return [
+        say(
+            people[number % len(people)],
+            " ".join(words[(number * step) % len(words)] for step in range(1, 2 + number % 5)),
+            minute=number,
+            id=f"m{number}",
+            **fields,
+        )
+        for number in range(count)
+    ]
