@@ -1,0 +1,81 @@
+"""`adapters/<run>/`: a plain PEFT adapter and `run.json`, which says how it was made.
+
+Training writes it and every chat front end reads it; this file is where both meet.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from discord_lora.console import UserError
+from discord_lora.conversations.prompt_format import PROMPT_FORMAT_VERSION, Voice
+
+RUN_FILE = "run.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+
+@dataclass(slots=True)
+class RunInfo:
+    """What `run.json` holds."""
+
+    base_model: str
+    """As BASE_MODEL named it."""
+    quantization: str
+    voice: Voice
+    settings: dict[str, Any]
+    data_fingerprint: str
+    """SHA-256 over the tokens and masks of all examples."""
+    versions: dict[str, str]
+    steps: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
+    """Held-out loss in nats a token and bits a character, before and after training."""
+    prompt_format_version: int = PROMPT_FORMAT_VERSION
+
+    def write(self, folder: Path) -> None:
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
+        (folder / RUN_FILE).write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+def read_run_info(folder: Path) -> RunInfo:
+    """Read and check `run.json`.
+
+    Raises:
+        UserError: not a finished adapter, damaged, or made for another prompt format.
+    """
+    path = folder / RUN_FILE
+    if not path.is_file() or not (folder / WEIGHTS_FILE).is_file():
+        raise UserError(
+            f"{folder} holds no finished adapter ({RUN_FILE} and {WEIGHTS_FILE}); run "
+            "python training/train_lora.py, or name another folder below adapters/."
+        )
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw["voice"] = Voice(**raw["voice"])
+        info = RunInfo(**raw)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({error}); train again or restore it.") from None
+    if info.prompt_format_version != PROMPT_FORMAT_VERSION:
+        raise UserError(
+            f"{folder} was trained with prompt format {info.prompt_format_version}, and this "
+            f"version speaks {PROMPT_FORMAT_VERSION}; train again, or install the older version."
+        )
+    return info
+
+
+def find_adapter(output_dir: Path, name: str | None = None) -> Path:
+    """The named adapter folder, or the newest finished one below `output_dir`.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name:
+        folder = Path(name)
+        return folder if folder.is_dir() else output_dir / name
+    finished = list(output_dir.glob(f"*/{WEIGHTS_FILE}"))
+    if not finished:
+        raise UserError(
+            f"There is no adapter below {output_dir} yet; run python training/train_lora.py, or "
+            "python scripts/quickstart.py for the built-in sample."
+        )
+    return max(finished, key=lambda path: path.stat().st_mtime).parent

@@ -1,0 +1,137 @@
+"""The frozen model under the adapter: finding it, its tokenizer, its 4-bit weights."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
+
+from discord_lora.console import UserError
+from discord_lora.hardware import Hardware
+from discord_lora.sample import is_sample, sample_model_folder
+
+# Their bars and notices would run through ours; what matters is said by this project.
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+
+Report = Callable[[str], None]
+
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Bytes a quantized weight takes: 4 bits, an 8-bit scale a block of 64 (double quantization:
+Dettmers et al. 2023, section 3), a 32-bit scale for 256 of those."""
+
+
+def locate_base_model(name: str, report: Report) -> str:
+    """The folder or Hugging Face name behind BASE_MODEL; the sample model is fetched once.
+
+    Raises:
+        UserError: it looks like a folder, and there is none.
+    """
+    if is_sample(name):
+        return str(sample_model_folder(Path.cwd(), report))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if folder.is_absolute() or name.startswith((".", "~")) or "\\" in name or name.count("/") > 1:
+        raise UserError(
+            f"BASE_MODEL: there is no folder {name}; write a Hugging Face name such as "
+            "mistralai/Mistral-7B-Instruct-v0.3, the folder of a downloaded model, or 'sample'."
+        )
+    return name
+
+
+def load_tokenizer(location: str) -> Any:
+    """The model's tokenizer. Raises UserError if there is none to be had."""
+    return _from_hub(AutoTokenizer.from_pretrained, location)
+
+
+def load_base_model(location: str, hardware: Hardware, quantization: str) -> Any:
+    """The frozen model on the device, its linear layers in NF4 if asked for.
+
+    Raises:
+        UserError: model not found, no network, or not enough memory.
+    """
+    _check_memory(location, hardware, quantization)
+    options: dict[str, Any] = {
+        "dtype": hardware.dtype,
+        "attn_implementation": "sdpa",
+        "use_safetensors": True,
+    }
+    if quantization == "nf4":
+        options["device_map"] = {"": hardware.device}
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=hardware.dtype,
+        )
+    model = _from_hub(AutoModelForCausalLM.from_pretrained, location, **options)
+    model.requires_grad_(False)
+    return model if quantization == "nf4" else model.to(hardware.device)
+
+
+def _from_hub(load: Callable[..., Any], location: str, **options: Any) -> Any:
+    """Load from a folder, the cache or the hub; what goes wrong there in one sentence."""
+    try:
+        return load(location, trust_remote_code=False, **options)
+    except (OSError, ValueError) as error:
+        raise UserError(_hub_problem(location, error)) from error
+
+
+def _hub_problem(location: str, error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if Path(location).is_dir():
+        return (
+            f"BASE_MODEL: the folder {location} does not hold a model this can load: {text[:300]}"
+        )
+    if "gated" in text.lower() or "401" in text or "403" in text:
+        return (
+            f"BASE_MODEL: {location} is gated or unknown; accept its licence on "
+            f"https://huggingface.co/{location} and put your token into HF_TOKEN."
+        )
+    if "connect" in text.lower() or "offline" in text.lower() or "couldn't reach" in text.lower():
+        return (
+            f"BASE_MODEL: {location} is not on this computer and huggingface.co cannot be reached; "
+            "connect to the internet, or set BASE_MODEL to a model folder or to 'sample'."
+        )
+    return f"BASE_MODEL: {location} cannot be loaded: {text[:300]}. Check the name and the network."
+
+
+def _check_memory(location: str, hardware: Hardware, quantization: str) -> None:
+    """Refuse before minutes of loading what cannot fit afterwards."""
+    needed = weight_bytes(location, hardware, quantization)
+    free = hardware.free_bytes()
+    if needed > free:
+        advice = "choose a smaller BASE_MODEL" if quantization == "nf4" else "set QUANTIZATION=nf4"
+        raise UserError(
+            f"BASE_MODEL: the weights of {location} need {needed / 1e9:.1f} GB and "
+            f"{hardware.name} has {free / 1e9:.1f} GB free; close other programs or {advice}."
+        )
+
+
+def linear_layers(model: Any) -> list[nn.Linear]:
+    """The layers that quantization packs: all linear ones but the head."""
+    head = model.get_output_embeddings()
+    return [m for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
+
+
+def weight_bytes(location: str, hardware: Hardware, quantization: str) -> int:
+    """Bytes of the loaded weights, from the model's configuration alone."""
+    config = _from_hub(AutoConfig.from_pretrained, location)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    unquantized = torch.finfo(hardware.dtype).bits // 8
+    total = sum(parameter.numel() for parameter in model.parameters())
+    in_linear = sum(layer.in_features * layer.out_features for layer in linear_layers(model))
+    linear_bytes = NF4_BYTES if quantization == "nf4" else unquantized
+    return int(in_linear * linear_bytes + (total - in_linear) * unquantized)

@@ -1,0 +1,495 @@
+"""From a bare Python to a complete `.venv`, so that a script needs no set-up before it.
+
+A script calls `ensure_environment(...)` first thing. Outside `<repo>/.venv` this makes the
+environment, installs the requirements and runs the script again inside it; inside, once
+everything is there, it returns in milliseconds.
+
+Only the standard library, and only syntax that Python 3.8 parses: somebody with a Python that is
+too old has to read our sentence about it, not a SyntaxError.
+
+This file and settings.py are the only ones that touch `os.environ`: this one hands it, cleaned,
+to the processes it starts, and reads no setting from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    Say = Callable[[str], None]
+
+PYTHON_OLDEST = (3, 11)
+PYTHON_NEWEST = (3, 13)
+PIP_VERSION = "26.3"
+ENVIRONMENT_FOLDER = ".venv"
+STAMP_NAME = "discord-lora-setup.json"
+STAMP_FORMAT = 1
+RERUN_MARK = "DISCORD_LORA_RERUN"
+HEARTBEAT_SECONDS = 15.0
+LAST_LINES_KEPT = 400
+LINES_SHOWN = 12
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+# PyPI's torch for Windows has no CUDA. PyTorch publishes cu126, cu130 and cu132 for 2.13 (cu128
+# ended with 2.11). cu130 serves Turing (RTX 20) to Blackwell (RTX 50) from driver 580 on; cu126
+# is for older drivers and for cards before Turing.
+# Source: PyTorch's RELEASE.md, "PyTorch CUDA Support Matrix"; NVIDIA's CUDA 13.0 release notes.
+TORCH_INDEX = "https://download.pytorch.org/whl/"
+OLDEST_DRIVER_FOR_CUDA_13 = 580
+TURING = (7, 5)
+BLACKWELL = (10, 0)
+
+NETWORK_SIGNS = re.compile(
+    r"NewConnectionError|Failed to establish a new connection|Name or service not known"
+    r"|name resolution|getaddrinfo failed|ConnectTimeout|ReadTimeout|Read timed out|No route to"
+    r"|Network is unreachable|ProxyError|SSLError|CERTIFICATE_VERIFY|RemoteDisconnected"
+    r"|IncompleteRead|IncompleteDownload|incomplete-download|ConnectionResetError",
+    re.IGNORECASE,
+)
+DISK_SIGNS = re.compile(r"No space left|Errno 28\b|WinError 112|not enough space|Disk quota")
+HASH_SIGNS = re.compile(r"DO NOT MATCH THE HASHES")
+NEWS = re.compile(r"\s*(Collecting|Downloading|Building|Installing collected)\b")
+URL_LOGIN = re.compile(r"://[^/\s@]+@")
+URL_SECRET = re.compile(r"([?&][^=&\s]*(?:token|key|sig|secret|auth)[^=&\s]*=)[^&\s]+", re.I)
+
+
+class SetupError(Exception):
+    """The set-up cannot go on; the text is one sentence that ends with what to do next."""
+
+
+def say_plainly(text: str) -> None:
+    """Print at once, on any console: what a cp1252 window cannot show becomes `?`."""
+    encoding = sys.stdout.encoding or "ascii"
+    print(text.encode(encoding, "replace").decode(encoding), flush=True)
+
+
+def ensure_environment(requirements: Path, say: Say = say_plainly) -> None:
+    """Return only inside a complete `.venv`; otherwise make it and run the script again there.
+
+    `requirements` lies in the root of the repository. Exits with 2 and one sentence when the
+    user has to do something first, with 130 when interrupted (the next run repairs it).
+    """
+    root = requirements.resolve().parent
+    try:
+        check_python(sys.version_info[:2])
+        prepare(root, requirements.name, say)
+        if not is_inside(root):
+            rerun(root)
+    except SetupError as error:
+        say(f"error: {error}")
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        say("Stopped. The same command goes on from here.")
+        sys.exit(EXIT_INTERRUPTED)
+    os.environ.pop(RERUN_MARK, None)
+
+
+def check_python(version: tuple[int, ...]) -> None:
+    """Raise SetupError for a Python that the pinned packages have no wheels for."""
+    if PYTHON_OLDEST <= version[:2] <= PYTHON_NEWEST:
+        return
+    shown = ".".join(str(part) for part in version[:2])
+    remedy = "py -3.11" if os.name == "nt" else "python3.11"
+    raise SetupError(
+        f"this needs Python 3.11 to 3.13 and this is Python {shown}; install 3.11 from "
+        f"https://www.python.org/downloads/ and run the same command with `{remedy}`"
+    )
+
+
+def prepare(root: Path, requirements: str, say: Say) -> None:
+    """Make `.venv` if it is missing or broken, and install unless the stamp says it is done."""
+    fingerprints = requirement_fingerprints(root, requirements)
+    if stamp_satisfies(read_stamp(root), fingerprints, root):
+        return
+    if not is_inside(root):
+        mention_other_environment(root, say)
+        make_environment(root, say)
+    # Without a stamp an interrupted installation is seen as one and finished by the next run.
+    stamp_path(root).unlink(missing_ok=True)
+    install(root, requirements, say)
+    write_stamp(root, fingerprints)
+
+
+def is_inside(root: Path) -> bool:
+    """Whether this process is already the repository's own `.venv`."""
+    return same_path(Path(sys.prefix), root / ENVIRONMENT_FOLDER)
+
+
+def same_path(one: Path, other: Path) -> bool:
+    return os.path.normcase(one.resolve()) == os.path.normcase(other.resolve())
+
+
+def setup_log(root: Path) -> Path:
+    return root / "logs" / "setup.log"
+
+
+def environment_python(root: Path) -> Path:
+    folder = root / ENVIRONMENT_FOLDER
+    return folder / "Scripts" / "python.exe" if os.name == "nt" else folder / "bin" / "python"
+
+
+# --- the stamp: what has been installed completely --------------------------------------------
+
+
+def stamp_path(root: Path) -> Path:
+    return root / ENVIRONMENT_FOLDER / STAMP_NAME
+
+
+def read_stamp(root: Path) -> dict[str, object]:
+    """The stamp, or an empty one where it is missing or damaged."""
+    try:
+        stamp = json.loads(stamp_path(root).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stamp if isinstance(stamp, dict) else {}
+
+
+def write_stamp(root: Path, fingerprints: dict[str, str]) -> None:
+    stamp = {
+        "format": STAMP_FORMAT,
+        "python": python_version(),
+        "folder": str((root / ENVIRONMENT_FOLDER).resolve()),
+        "installed": fingerprints,
+    }
+    aside = stamp_path(root).with_suffix(".tmp")
+    aside.write_text(json.dumps(stamp, indent=2), encoding="utf-8")
+    aside.replace(stamp_path(root))
+
+
+def stamp_satisfies(stamp: dict[str, object], fingerprints: dict[str, str], root: Path) -> bool:
+    """Whether everything in `fingerprints` is installed, here, and for this Python."""
+    installed = stamp.get("installed")
+    return (
+        stamp.get("format") == STAMP_FORMAT
+        and stamp.get("python") == python_version()
+        and stamp.get("folder") == str((root / ENVIRONMENT_FOLDER).resolve())
+        and isinstance(installed, dict)
+        and fingerprints.items() <= installed.items()
+        and environment_python(root).exists()
+    )
+
+
+def python_version() -> str:
+    return f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def requirement_fingerprints(root: Path, requirements: str) -> dict[str, str]:
+    """One hash for the file and for each file it includes: the superset satisfies the subset."""
+    names = list(included_files(root, requirements))
+    return {name: fingerprint(root, included_files(root, name)) for name in names}
+
+
+def included_files(root: Path, name: str) -> Iterator[str]:
+    """The requirements file itself, then those it names with `-r`, depth first."""
+    path = root / name
+    if not path.is_file():
+        raise SetupError(f"{name} is missing from {root}; clone the repository again")
+    yield name
+    for line in path.read_text(encoding="utf-8-sig").splitlines():
+        if line.startswith("-r "):
+            yield from included_files(root, line[3:].strip())
+
+
+def fingerprint(root: Path, names: Iterable[str]) -> str:
+    """Changes with the requirement files, the dependencies in pyproject.toml and the torch build.
+
+    Line ends do not count: git may check out CRLF on Windows.
+    """
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update("\n".join((root / name).read_text("utf-8-sig").splitlines()).encode())
+    digest.update(json.dumps(declared_dependencies(root), sort_keys=True).encode())
+    digest.update(b"nvidia" if wants_cuda_wheel() else b"")
+    return digest.hexdigest()
+
+
+def declared_dependencies(root: Path) -> dict[str, object]:
+    """The part of pyproject.toml that decides what an editable install brings."""
+    import tomllib  # noqa: PLC0415 - Python 3.11; an older one must get as far as our sentence
+
+    try:
+        project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    table = project.get("project", {})
+    names = ("name", "dependencies", "optional-dependencies", "scripts", "requires-python")
+    return {"build": project.get("build-system"), **{name: table.get(name) for name in names}}
+
+
+# --- the environment --------------------------------------------------------------------------
+
+
+def mention_other_environment(root: Path, say: Say) -> None:
+    """Somebody who activated another environment is told that it stays as it is."""
+    conda = os.environ.get("CONDA_PREFIX")
+    if sys.prefix != sys.base_prefix or conda:
+        active = conda or sys.prefix
+        say(f"Another environment is active ({active}); it stays untouched, this uses")
+        say(f"  {root / ENVIRONMENT_FOLDER}")
+
+
+def make_environment(root: Path, say: Say) -> None:
+    """Create `.venv`, or create it again where it cannot be used."""
+    folder = root / ENVIRONMENT_FOLDER
+    if folder.exists():
+        fault = environment_fault(root)
+        if fault is None:
+            return
+        say(f"The {ENVIRONMENT_FOLDER} here {fault}: making it again.")
+    missing = [name for name in ("venv", "ensurepip") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SetupError(
+            f"this Python comes without the `{missing[0]}` module; on Debian or Ubuntu run "
+            f"`sudo apt install python{python_version()}-venv`, then the same command again"
+        )
+    say(f"Making {ENVIRONMENT_FOLDER} (about 10 seconds) ...")
+    command = [sys.executable, "-m", "venv", "--clear", str(folder)]
+    code, lines = run_logged(command, setup_log(root), say, "making .venv")
+    if code:
+        raise SetupError(explain_failure(lines, setup_log(root), "making .venv"))
+
+
+def environment_fault(root: Path) -> str | None:
+    """Why an existing `.venv` cannot be used, or None. A `.venv` made by hand is fine."""
+    folder = root / ENVIRONMENT_FOLDER
+    stamp = read_stamp(root)
+    # Copied along with its repository it would still run, and import the other copy's sources.
+    if stamp and stamp.get("folder") != str(folder.resolve()):
+        return "was made in another folder"
+    if stamp and stamp.get("python") != python_version():
+        return f"was made by Python {stamp.get('python')}, this is {python_version()}"
+    question = "import sys, pip; print('%d.%d' % sys.version_info[:2]); print(sys.prefix)"
+    try:
+        answer = subprocess.run(
+            [str(environment_python(root)), "-c", question],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=60,
+            check=True,
+            env=clean_environment(),
+        ).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return "is incomplete or belongs to a Python that is gone"
+    if answer[0] != python_version():
+        return f"was made by Python {answer[0]}, this is {python_version()}"
+    return None if same_path(Path(answer[1]), folder) else "was made in another folder"
+
+
+def clean_environment() -> dict[str, str]:
+    """The user's environment (proxy and pip settings stay) without what would confuse `.venv`."""
+    misleading = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+    environment = {name: value for name, value in os.environ.items() if name not in misleading}
+    return {**environment, "PYTHONUTF8": "1"}
+
+
+def rerun(root: Path) -> NoReturn:
+    """Run this script again with the same arguments inside `.venv`; never returns."""
+    if os.environ.get(RERUN_MARK):
+        raise SetupError(
+            f"{environment_python(root)} does not run as the environment in "
+            f"{root / ENVIRONMENT_FOLDER}; delete that folder and run the same command again"
+        )
+    script = str(Path(sys.argv[0]).resolve())
+    command = [str(environment_python(root)), script, *sys.argv[1:]]
+    environment = {**clean_environment(), RERUN_MARK: "1"}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.name == "posix":
+        os.execve(command[0], command, environment)  # noqa: S606 - our own interpreter
+    sys.exit(run_as_child(command, environment))
+
+
+def run_as_child(command: Sequence[str], environment: dict[str, str]) -> int:
+    """Run to the end and return the exit code: Windows has no exec that keeps the console.
+
+    Ctrl+C reaches the child too, and the child says goodbye: the parent only waits for it.
+    """
+    with subprocess.Popen(command, env=environment) as child:
+        while True:
+            try:
+                return child.wait()
+            except KeyboardInterrupt:
+                continue
+
+
+# --- installing -------------------------------------------------------------------------------
+
+
+def install(root: Path, requirements: str, say: Say) -> None:
+    """Install the requirements file into `.venv`, torch first where it comes from elsewhere."""
+    began = time.monotonic()
+    upgrade = ["install", "--upgrade", f"pip=={PIP_VERSION}"]
+    code, lines = pip(root, upgrade, say, "updating pip")
+    # An old pip installs as well, only slower: without this version in a mirror we go on.
+    if code and NETWORK_SIGNS.search("\n".join(lines)):
+        raise SetupError(explain_failure(lines, setup_log(root), "updating pip"))
+    if wants_cuda_wheel():
+        install_cuda_torch(root, requirements, say)
+    say(f"Installing {requirements} (2 to 10 minutes, once) ...")
+    pip_or_explain(root, ["install", "-r", requirements], say, "installing")
+    say(f"Installed in {time.monotonic() - began:.0f} s; the next run skips this.")
+
+
+def install_cuda_torch(root: Path, requirements: str, say: Say) -> None:
+    """Windows with an NVIDIA card: torch from PyTorch's own index, everything else from PyPI."""
+    version = torch_pin(root, requirements)
+    build = cuda_build(*nvidia_card())
+    say(f"NVIDIA card found: taking torch {version} for CUDA from {TORCH_INDEX}{build}")
+    say("  (about 2.5 GB, 5 to 20 minutes, once) ...")
+    # With the build in the version, a CPU torch that is already there gets replaced.
+    arguments = ["install", f"torch=={version}+{build}", "--index-url", TORCH_INDEX + build]
+    pip_or_explain(root, arguments, say, "installing torch")
+
+
+def torch_pin(root: Path, requirements: str) -> str:
+    for name in included_files(root, requirements):
+        found = re.search(r"^torch==([\w.]+)", (root / name).read_text("utf-8-sig"), re.MULTILINE)
+        if found:
+            return found.group(1)
+    raise SetupError(f"{requirements} does not pin torch==...; restore it from the repository")
+
+
+def wants_cuda_wheel() -> bool:
+    return os.name == "nt" and shutil.which("nvidia-smi") is not None
+
+
+def nvidia_card() -> tuple[int, tuple[int, int]]:
+    """Driver major version and compute capability of the first card; (0, (0, 0)) if unknown."""
+    question = ["nvidia-smi", "--query-gpu=driver_version,compute_cap", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(
+            question, capture_output=True, text=True, timeout=60, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return 0, (0, 0)
+    found = re.match(r"\s*(\d+)[\d.]*\s*,\s*(\d+)\.(\d+)", answer)
+    return (int(found[1]), (int(found[2]), int(found[3]))) if found else (0, (0, 0))
+
+
+def cuda_build(driver: int, capability: tuple[int, int]) -> str:
+    """Which CUDA build of torch this card and this driver can run."""
+    if capability >= BLACKWELL:
+        return "cu130"  # the only one with kernels for it; an old driver has to be updated
+    if capability < TURING or driver < OLDEST_DRIVER_FOR_CUDA_13:
+        return "cu126"
+    return "cu130"
+
+
+def pip_or_explain(root: Path, arguments: Sequence[str], say: Say, what: str) -> None:
+    code, lines = pip(root, arguments, say, what)
+    if code:
+        raise SetupError(explain_failure(lines, setup_log(root), what))
+
+
+def pip(root: Path, arguments: Sequence[str], say: Say, what: str) -> tuple[int, list[str]]:
+    """Run pip of `.venv` with the user's own configuration (mirrors, proxies, certificates)."""
+    verb, *rest = arguments
+    # --no-user: `user = true` in somebody's pip.conf would make every virtual environment fail.
+    flags = ["--no-input", "--disable-pip-version-check", "--progress-bar", "off", "--no-user"]
+    command = [str(environment_python(root)), "-m", "pip", verb, *flags, *rest]
+    return run_logged(command, setup_log(root), say, what, folder=root)
+
+
+# --- running something long -------------------------------------------------------------------
+
+
+def run_logged(
+    command: Sequence[str],
+    log: Path,
+    say: Say,
+    what: str,
+    *,
+    folder: Path | None = None,
+    heartbeat_seconds: float = HEARTBEAT_SECONDS,
+) -> tuple[int, list[str]]:
+    """Run a command in `folder` with its output appended to `log` and a sign of life now and then.
+
+    Returns the exit code and the last lines of output, without logins and keys in URLs.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    lines: deque[str] = deque(maxlen=LAST_LINES_KEPT)
+    began = time.monotonic()
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=clean_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    ) as process:
+        reader = threading.Thread(target=copy_lines, args=(process, log, lines), daemon=True)
+        reader.start()
+        try:
+            while reader.is_alive():
+                reader.join(heartbeat_seconds)
+                if reader.is_alive():
+                    say(f"  ... {what}, {time.monotonic() - began:.0f} s{latest_news(lines)}")
+        except BaseException:
+            process.kill()
+            raise
+        return process.wait(), list(lines)
+
+
+def copy_lines(process: subprocess.Popen[str], log: Path, lines: deque[str]) -> None:
+    """Copy the output into the log and the memory of last lines, secrets taken out."""
+    with log.open("a", encoding="utf-8") as sink:
+        sink.write(f"\n== {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        for line in process.stdout or ():
+            clean = without_secrets(line.rstrip())
+            lines.append(clean)
+            sink.write(clean + "\n")
+            sink.flush()
+
+
+def latest_news(lines: Iterable[str]) -> str:
+    """The last line of pip's that says what it is at; unpacking is silent and takes longest."""
+    news = [line.strip() for line in tuple(lines) if NEWS.match(line)]
+    if not news:
+        return ""
+    return ": unpacking" if news[-1].startswith("Installing collected") else f": {news[-1][:70]}"
+
+
+def without_secrets(text: str) -> str:
+    """The text without logins (`https://user:word@host`) and tokens in URLs."""
+    return URL_SECRET.sub(r"\1***", URL_LOGIN.sub("://***@", text))
+
+
+def explain_failure(lines: Sequence[str], log: Path, what: str) -> str:
+    """What went wrong, from the output, and what to do next."""
+    text = "\n".join(lines)
+    if DISK_SIGNS.search(text):
+        reason = "the disk is full"
+        remedy = "free some space (10 GB is plenty)"
+    elif HASH_SIGNS.search(text):
+        reason = "a downloaded file is not the one that was published"
+        remedy = "ask whoever runs your package mirror if this stays,"
+    elif NETWORK_SIGNS.search(text):
+        reason = "the package index cannot be reached"
+        remedy = "check the connection or the proxy"
+    else:
+        shown = "\n".join(f"    {line}" for line in lines[-LINES_SHOWN:])
+        return (
+            f"{what} failed; its last lines were\n{shown}\n  The whole output is in {log}; "
+            "put right what it names and run the same command again"
+        )
+    return f"{what} failed: {reason}; {remedy} and run the same command again (details: {log})"

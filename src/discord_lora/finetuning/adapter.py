@@ -1,0 +1,102 @@
+"""LoRA on the base model: attach it, train one further, write it as a plain PEFT adapter."""
+
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from discord_lora.adapter_folder import RunInfo, read_run_info
+from discord_lora.console import UserError
+from discord_lora.settings import Settings
+
+
+def attach_adapter(model: Any, settings: Settings) -> Any:
+    """A new LoRA, or the one of CONTINUE_FROM, with trainable fp32 weights.
+
+    Raises:
+        UserError: CONTINUE_FROM or LORA_TARGET_MODULES does not fit the base model.
+    """
+    if settings.continue_from is not None:
+        return _continue(model, settings.continue_from, settings)
+    targets = settings.lora_target_modules.strip()
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.lora_r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=targets if targets == "all-linear" else _names(targets),
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(
+            f"LORA_TARGET_MODULES: {targets} does not fit this model ({error}); "
+            "'all-linear' always does."
+        ) from None
+
+
+def _names(targets: str) -> list[str]:
+    return [name.strip() for name in targets.split(",") if name.strip()]
+
+
+def _continue(model: Any, folder: Path, settings: Settings) -> Any:
+    info = read_run_info(folder)
+    if info.base_model != settings.base_model:
+        raise UserError(
+            f"CONTINUE_FROM: {folder} belongs to BASE_MODEL={info.base_model}, and BASE_MODEL is "
+            f"{settings.base_model}; set the same one."
+        )
+    return PeftModel.from_pretrained(model, folder, is_trainable=True, use_safetensors=True)
+
+
+def library_versions() -> dict[str, str]:
+    names = ("discord-lora", "torch", "transformers", "peft", "bitsandbytes", "accelerate")
+    return {name: version(name) for name in names}
+
+
+def save_adapter(model: Any, info: RunInfo, folder: Path) -> None:
+    """Write adapter, `run.json` and model card aside, then put each in its place.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    aside = folder / "adapter.partial"
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        model.save_pretrained(str(aside), safe_serialization=True, save_embedding_layers=False)
+        info.write(aside)
+        (aside / "README.md").write_text(model_card(info), encoding="utf-8", newline="\n")
+        # run.json goes last: it is what makes the folder a finished adapter.
+        for path in sorted(aside.iterdir(), key=lambda path: path.name == "run.json"):
+            path.replace(folder / path.name)
+        aside.rmdir()
+    except OSError as error:
+        raise UserError(f"OUTPUT_DIR: cannot write {folder} ({error}).") from None
+
+
+def model_card(info: RunInfo) -> str:
+    """README.md of an adapter folder: what it is, and how to talk to it."""
+    speaks_as = {
+        "persona": f"the member {info.voice.name}",
+        "server": f"one more member of the server, called {info.voice.name}",
+        "ready": f"the assistant of ready conversations, called {info.voice.name}",
+    }[info.voice.kind]
+    losses = "\n".join(f"| {name} | {value:.4f} |" for name, value in info.losses.items())
+    return f"""---
+base_model: {info.base_model}
+library_name: peft
+---
+# LoRA adapter that speaks as {speaks_as}
+
+Trained with discord-lora for {info.steps:,} steps on {info.base_model} ({info.quantization}).
+Real people's messages were learned from: share it only with their consent.
+
+| held-out loss | value |
+|---|---|
+{losses}
+
+Talk to it: `python scripts/chat.py --adapter {"this folder"!r}`. How it was made: `run.json`.
+"""

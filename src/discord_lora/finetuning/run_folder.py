@@ -1,0 +1,155 @@
+"""Which folder a run writes into, and whether it starts, goes on, or is done already."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from discord_lora.adapter_folder import RUN_FILE, WEIGHTS_FILE
+from discord_lora.console import UserError
+from discord_lora.conversations.examples import TokenizedExample
+from discord_lora.conversations.prompt_format import Voice
+from discord_lora.settings import Settings
+
+IDENTITY_FILE = "identity.json"
+"""What a run is: settings and data. Written at its start; only the same run may go on here."""
+
+HARMLESS = frozenset(
+    {
+        "training_data_path",  # the data fingerprint tells whether it is the same
+        "output_dir",
+        "run_name",
+        "logs_dir",
+        "hf_token",
+        "temperature",
+        "top_p",
+        "min_p",
+        "repetition_penalty",
+        "max_reply_tokens",
+        "save_every_steps",
+        "log_every_steps",
+        "max_tokens_per_microbatch",
+        "packing",
+        "max_validation_messages",
+    }
+)
+"""Settings that may change in the middle of a run: they do not change its result."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A run's folder below OUTPUT_DIR."""
+
+    path: Path
+    identity: dict[str, Any]
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.path / WEIGHTS_FILE).is_file() and (self.path / RUN_FILE).is_file()
+
+    def create(self) -> None:
+        """Make the folder and write down what this run is.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(self.identity, indent=2)
+            (self.path / IDENTITY_FILE).write_text(text, encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise UserError(
+                f"OUTPUT_DIR: cannot write into {self.path} ({error}); choose another folder."
+            ) from None
+
+
+def choose_run_folder(
+    settings: Settings, voice: Voice, data_fingerprint: str, *, fresh: bool
+) -> RunFolder:
+    """The folder for this run, existing or new.
+
+    The same command finds its own folder again. Other settings get a new numbered folder, unless
+    a run is unfinished there or RUN_NAME asks for that folder.
+
+    Raises:
+        UserError: the folder holds another run; lists what differs.
+    """
+    identity = make_identity(settings, data_fingerprint)
+    name = settings.run_name or default_run_name(settings, voice)
+    for number in count(1):
+        suffix = "" if number == 1 else f"-{number}"
+        folder = RunFolder(settings.output_dir / (name + suffix), identity)
+        stored = _stored_identity(folder.path)
+        if fresh and stored is not None:
+            shutil.rmtree(folder.path)
+            return folder
+        if stored is None or stored == identity:
+            return folder
+        if not folder.is_finished or settings.run_name:
+            raise UserError(_what_differs(folder.path, stored, identity))
+    raise AssertionError("count() never ends")
+
+
+def make_identity(settings: Settings, data_fingerprint: str) -> dict[str, Any]:
+    values = settings.model_dump(mode="json", exclude=set(HARMLESS))
+    return {**values, "data": data_fingerprint}
+
+
+def fingerprint(examples: Sequence[TokenizedExample]) -> str:
+    """SHA-256 over tokens and masks: equal if and only if training would see the same."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(len(example).to_bytes(4, "little"))
+        digest.update(example.input_ids.tobytes())
+        digest.update(example.trained.tobytes())
+    return digest.hexdigest()
+
+
+def default_run_name(settings: Settings, voice: Voice) -> str:
+    """`calm.heron-sample`, `server-Mistral-7B-Instruct-v0.3`."""
+    who = voice.name if voice.kind == "persona" else voice.kind
+    model = Path(settings.base_model).name
+    name = f"{_slug(settings.persona or who)}-{_slug(model)}"
+    return name + "-further" if settings.continue_from else name
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "run"
+
+
+def _stored_identity(path: Path) -> dict[str, Any] | None:
+    try:
+        stored: dict[str, Any] = json.loads((path / IDENTITY_FILE).read_text(encoding="utf-8"))
+        return stored
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError):
+        return {}
+
+
+def _what_differs(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> str:
+    if not stored:
+        return (
+            f"{path / IDENTITY_FILE} is damaged, so this run cannot be known again; set another "
+            "RUN_NAME, or add --fresh to delete the folder and start over."
+        )
+    keys = [key for key in {**stored, **wanted} if stored.get(key) != wanted.get(key)]
+    changes = "; ".join(
+        "the training data changed"
+        if key == "data"
+        else f"{key.upper()} was {stored.get(key)}, is {wanted.get(key)}"
+        for key in keys
+    )
+    return (
+        f"{path} holds a run with other settings ({changes}). Restore them to go on with it, set "
+        "another RUN_NAME to keep both, or add --fresh to delete it and start over."
+    )

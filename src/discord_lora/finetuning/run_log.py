@@ -1,0 +1,138 @@
+"""What a run says while it works: progress bar, `training.log`, `metrics.jsonl`, TensorBoard."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+from accelerate import Accelerator
+from rich.console import Console
+
+from discord_lora.console import UserError, make_progress
+from discord_lora.finetuning.loop import HeldOutLoss, StepResult
+from discord_lora.hardware import Hardware
+
+
+def format_duration(seconds: float) -> str:
+    """`1:02:03`, or `2 days, 1:02:03`."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+class RunLog:
+    """Reports one training run. Use it as a context manager: it owns the bar and the file."""
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        run: str,
+        console: Console,
+        hardware: Hardware,
+        accelerator: Accelerator,
+        steps: int,
+        first_step: int,
+        log_every_steps: int,
+    ) -> None:
+        self.console = console
+        self.hardware = hardware
+        self.accelerator = accelerator
+        self.run = run
+        self.steps = steps
+        self.first_step = first_step
+        self.log_every_steps = log_every_steps
+        self.started = time.perf_counter()
+        self.paused = 0.0
+        self.messages = 0
+        self.tokens = 0
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.text = (folder / "training.log").open("a", encoding="utf-8", newline="\n")
+            self.metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise UserError(f"LOGS_DIR: cannot write into {folder} ({error}).") from None
+        self.progress = make_progress(console)
+        self.bar = self.progress.add_task("training", total=steps, completed=first_step)
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.progress.stop()
+        self.text.close()
+        self.metrics.close()
+
+    def say(self, sentence: str) -> None:
+        """A line for the log and for whoever is watching."""
+        self._write_line(sentence)
+        self.console.print(sentence, markup=False)
+
+    def stepped(self, result: StepResult) -> None:
+        """Count one optimizer step; write a line every LOG_EVERY_STEPS and after the last."""
+        self.messages += result.messages
+        self.tokens += result.tokens
+        self.progress.update(
+            self.bar, completed=result.step, description=f"training, loss {result.loss:.3f}"
+        )
+        if result.step % self.log_every_steps and result.step != self.steps:
+            return
+        elapsed = time.perf_counter() - self.started - self.paused
+        rate = elapsed / (result.step - self.first_step)
+        used, total = self.hardware.used_bytes() / 1e9, self.hardware.total_bytes / 1e9
+        line = (
+            f"step {result.step:,} of {self.steps:,}  loss {result.loss:.4f}  "
+            f"learning rate {result.learning_rate:.2e}  {self.messages / elapsed:.2f} messages/s  "
+            f"{self.tokens / elapsed:.0f} tokens/s  memory {used:.1f} of {total:.1f} GB  "
+            f"left {format_duration(rate * (self.steps - result.step))}"
+        )
+        self._write_line(line)
+        if not self.console.is_terminal:
+            self.console.print(line, markup=False)
+        self._measure(
+            result.step,
+            {
+                "loss": result.loss,
+                "learning_rate": result.learning_rate,
+                "messages_per_second": self.messages / elapsed,
+                "tokens_per_second": self.tokens / elapsed,
+                "memory_gb": used,
+            },
+        )
+
+    def held_out(self, step: int, loss: HeldOutLoss) -> None:
+        """Report one measurement of the held-out loss."""
+        self.say(
+            f"held-out loss after step {step:,}: {loss.nats_per_token:.4f} nats/token, perplexity "
+            f"{loss.perplexity:.1f}, {loss.bits_per_character:.4f} bits/character "
+            f"({loss.messages:,} messages)"
+        )
+        self._measure(
+            step,
+            {
+                "held_out_loss": loss.nats_per_token,
+                "held_out_bits_per_character": loss.bits_per_character,
+            },
+        )
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Time spent here is not training time: rates and the time left leave it out."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.paused += time.perf_counter() - started
+
+    def _write_line(self, text: str) -> None:
+        now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        self.text.write(f"{now}  {text}\n")
+        self.text.flush()
+
+    def _measure(self, step: int, values: dict[str, Any]) -> None:
+        record = {"run": self.run, "time": time.time(), "step": step, **values}
+        self.metrics.write(json.dumps(record) + "\n")
+        self.metrics.flush()
+        self.accelerator.log(values, step=step)

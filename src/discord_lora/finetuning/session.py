@@ -1,0 +1,267 @@
+"""One training run from start or checkpoint to the finished adapter."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from rich.console import Console
+from transformers import get_scheduler
+
+from discord_lora.adapter_folder import RunInfo
+from discord_lora.base_model import load_base_model
+from discord_lora.console import Interrupted, UserError
+from discord_lora.conversations.dataset import Dataset
+from discord_lora.conversations.packing import TrainingPlan
+from discord_lora.finetuning.adapter import attach_adapter, library_versions, save_adapter
+from discord_lora.finetuning.checkpoints import load_newest, save_checkpoint
+from discord_lora.finetuning.loop import (
+    Events,
+    HeldOutLoss,
+    TrainingState,
+    evaluate,
+    fit,
+    restore,
+    snapshot,
+)
+from discord_lora.finetuning.run_folder import RunFolder
+from discord_lora.finetuning.run_log import RunLog
+from discord_lora.hardware import Hardware, detect_hardware
+from discord_lora.settings import Settings
+
+SMALL_CARD_BYTES = 20e9
+"""Below this, activations of a 7B model leave no room without checkpointing."""
+
+
+def make_accelerator(settings: Settings, hardware: Hardware, run: str) -> Accelerator:
+    """Mixed precision, devices and TensorBoard are accelerate's."""
+    logging_dir = settings.logs_dir / "tensorboard"
+    accelerator = Accelerator(
+        mixed_precision=hardware.precision,
+        cpu=not hardware.is_cuda,
+        log_with="tensorboard",
+        project_config=ProjectConfiguration(
+            project_dir=str(settings.logs_dir), logging_dir=str(logging_dir)
+        ),
+    )
+    accelerator.init_trackers(run)
+    return accelerator
+
+
+def build_state(
+    model: Any, plan: TrainingPlan, dataset: Dataset, settings: Settings, accelerator: Accelerator
+) -> TrainingState:
+    """Everything the loop works on; `model` has its adapter attached."""
+    on_cuda = accelerator.device.type == "cuda"
+    if wants_checkpointing(settings, on_cuda):
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = make_optimizer(trainable, settings, on_cuda=on_cuda)
+    scheduler = get_scheduler(
+        settings.lr_scheduler,
+        optimizer,
+        num_warmup_steps=round(plan.steps * settings.warmup_ratio),
+        num_training_steps=plan.steps,
+    )
+    model, optimizer = accelerator.prepare(model, optimizer)
+    return TrainingState(
+        accelerator=accelerator,
+        model=model,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        plan=plan,
+        validation=dataset.validation_examples,
+        token_budget=settings.max_tokens_per_microbatch,
+        packing=settings.packing,
+        max_grad_norm=settings.max_grad_norm,
+    )
+
+
+def wants_checkpointing(settings: Settings, on_cuda: bool) -> bool:
+    if settings.gradient_checkpointing != "auto":
+        return settings.gradient_checkpointing == "true"
+    return on_cuda and torch.cuda.get_device_properties(0).total_memory < SMALL_CARD_BYTES
+
+
+def make_optimizer(parameters: list[Any], settings: Settings, *, on_cuda: bool) -> Any:
+    """AdamW of torch, or the 8-bit ones of bitsandbytes, which need a card.
+
+    Raises:
+        UserError: an 8-bit optimizer without a CUDA card.
+    """
+    name = settings.optimizer
+    if name == "auto":
+        name = "paged_adamw_8bit" if on_cuda else "adamw"
+    options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, **options)
+    if not on_cuda:
+        raise UserError(f"OPTIMIZER: {name} needs a CUDA card; set OPTIMIZER=adamw or auto.")
+    from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit  # noqa: PLC0415 - slow import
+
+    kinds = {"adamw_8bit": AdamW8bit, "paged_adamw_8bit": PagedAdamW8bit}
+    return kinds[name](parameters, **options)
+
+
+@dataclass(slots=True)
+class Session:
+    """A run in its folder."""
+
+    state: TrainingState
+    folder: RunFolder
+    info: RunInfo
+    settings: Settings
+    hardware: Hardware
+    losses: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls,
+        settings: Settings,
+        dataset: Dataset,
+        plan: TrainingPlan,
+        *,
+        location: str,
+        folder: RunFolder,
+    ) -> "Session":
+        """Load the model, attach the adapter, build what the loop works on.
+
+        Raises:
+            UserError: model, adapter settings or memory do not fit.
+        """
+        hardware = detect_hardware()
+        model = load_base_model(location, hardware, settings.quantization)
+        model = attach_adapter(model, settings)
+        accelerator = make_accelerator(settings, hardware, folder.path.name)
+        state = build_state(model, plan, dataset, settings, accelerator)
+        info = RunInfo(
+            base_model=settings.base_model,
+            quantization=settings.quantization,
+            voice=dataset.voice,
+            settings=folder.identity,
+            data_fingerprint=folder.identity["data"],
+            versions=library_versions(),
+        )
+        return cls(state, folder, info, settings, hardware)
+
+    def run(self, console: Console) -> Path:
+        """Go on from the newest whole checkpoint, or start; returns the adapter's folder.
+
+        Raises:
+            Interrupted: Ctrl+C or SIGTERM; everything is saved.
+        """
+        first_step, damaged = self.resume()
+        name = self.folder.path.name
+        log = RunLog(
+            folder=self.settings.logs_dir,
+            run=name,
+            console=console,
+            hardware=self.hardware,
+            accelerator=self.state.accelerator,
+            steps=self.state.plan.steps,
+            first_step=first_step,
+            log_every_steps=self.settings.log_every_steps,
+        )
+        with log, stop_on_signal(log.say) as stop_requested:
+            for checkpoint in damaged:
+                log.say(f"checkpoint {checkpoint} is damaged and was passed over")
+            log.say(
+                f"{name} on {self.hardware.name}: "
+                + (f"going on after step {first_step:,}" if first_step else "starting")
+            )
+            adapter = self.train(log, first_step, stop_requested)
+        self.state.accelerator.end_training()
+        return adapter
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        return {"losses": self.losses}
+
+    def resume(self) -> tuple[int, list[str]]:
+        """Steps already done, restored from the newest whole checkpoint; what is damaged."""
+        checkpoint, damaged = load_newest(self.folder.checkpoints)
+        if checkpoint is None:
+            return 0, damaged
+        restore(self.state, checkpoint)
+        self.losses.update(checkpoint.progress["losses"])
+        return checkpoint.step, damaged
+
+    def train(self, log: RunLog, first_step: int, stop_requested: Callable[[], bool]) -> Path:
+        """Train to the end and write the adapter.
+
+        Raises:
+            Interrupted: a stop was asked for; everything is saved.
+        """
+        if "base_nats_per_token" not in self.losses:
+            self._measure(log, "base", 0, stop_requested)
+        events = Events(
+            stepped=log.stepped,
+            save=lambda step: self._save(log, step),
+            epoch_ended=lambda step: self._measure(log, "epoch", step, stop_requested),
+            budget_halved=lambda tokens: log.say(
+                f"out of memory: the step is repeated with {tokens:,} tokens a micro-batch"
+            ),
+            stop_requested=stop_requested,
+            save_every_steps=self.settings.save_every_steps,
+        )
+        if not fit(self.state, events, first_step):
+            raise Interrupted("Stopped and saved. Run the same command again to go on.")
+        self._save(log, self.state.plan.steps)
+        self._measure(log, "trained", self.state.plan.steps, stop_requested)
+        self.info.steps = self.state.plan.steps
+        self.info.losses = self.losses
+        model = self.state.accelerator.unwrap_model(self.state.model)
+        save_adapter(model, self.info, self.folder.path)
+        return self.folder.path
+
+    def _save(self, log: RunLog, step: int) -> None:
+        with log.aside():
+            save_checkpoint(self.folder.checkpoints, snapshot(self.state, step, self.progress))
+
+    def _measure(
+        self, log: RunLog, name: str, step: int, stop_requested: Callable[[], bool]
+    ) -> None:
+        """Measure the held-out loss. A stop that is asked for meanwhile loses nothing."""
+        total = sum(example.targets for example in self.state.validation)
+        bar = log.progress.add_task("measuring held-out loss", total=total)
+
+        def watch(messages: int) -> None:
+            log.progress.update(bar, completed=messages)
+            if stop_requested() and name != "epoch":
+                raise Interrupted("Stopped. Run the same command again to go on.")
+
+        with log.aside():
+            loss = evaluate(self.state, watch)
+        log.progress.remove_task(bar)
+        if loss is not None:
+            log.held_out(step, loss)
+            self._note(name, loss)
+
+    def _note(self, name: str, loss: HeldOutLoss) -> None:
+        self.losses[f"{name}_nats_per_token"] = loss.nats_per_token
+        self.losses[f"{name}_bits_per_character"] = loss.bits_per_character
+
+
+@contextmanager
+def stop_on_signal(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """First Ctrl+C or SIGTERM: finish the step, save, stop. A second Ctrl+C leaves at once."""
+    requested: list[int] = []
+
+    def handle(number: int, _frame: object) -> None:
+        if requested:
+            raise KeyboardInterrupt
+        requested.append(number)
+        say("Stopping after this step and saving; Ctrl+C again leaves at once.")
+
+    kinds = [signal.SIGINT, signal.SIGTERM]
+    before = {kind: signal.signal(kind, handle) for kind in kinds}
+    try:
+        yield lambda: bool(requested)
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

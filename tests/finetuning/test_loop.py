@@ -1,0 +1,197 @@
+"""What the training loop promises, on a tiny model in fp32."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+from fakes import chatter, make_model, make_tokenizer
+from peft import LoraConfig, get_peft_model
+from transformers import get_scheduler
+
+from discord_lora.console import UserError
+from discord_lora.conversations.build import build_conversations
+from discord_lora.conversations.examples import Limits, make_examples
+from discord_lora.conversations.packing import collate, plan_training
+from discord_lora.conversations.prompt_format import PromptFormat, server_voice
+from discord_lora.finetuning import loop
+from discord_lora.finetuning.loop import (
+    Events,
+    TrainingState,
+    accumulate_gradients,
+    evaluate,
+    fit,
+    restore,
+    snapshot,
+    summed_loss,
+)
+
+TOKENIZER = make_tokenizer()
+
+
+def make_state(*, dropout=0.0, packing=True, budget=400, epochs=1.0, rate=1e-2, seed=3):
+    prompt_format = PromptFormat(TOKENIZER, server_voice("Bot"))
+    conversations = build_conversations(chatter(120), 30)
+    examples = make_examples(conversations, prompt_format, Limits(256, 32, max_targets=8))
+    plan = plan_training(examples, messages_per_step=8, epochs=epochs, max_steps=0, seed=seed)
+    torch.manual_seed(0)
+    config = LoraConfig(
+        task_type="CAUSAL_LM", r=4, lora_dropout=dropout, target_modules="all-linear"
+    )
+    model = get_peft_model(make_model(), config)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
+    scheduler = get_scheduler("cosine", optimizer, 2, plan.steps)
+    accelerator = Accelerator(cpu=True)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    return TrainingState(
+        accelerator=accelerator,
+        model=model,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        plan=plan,
+        validation=examples[:6],
+        token_budget=budget,
+        packing=packing,
+    )
+
+
+def gradients(state, examples):
+    state.optimizer.zero_grad()
+    accumulate_gradients(state, examples)
+    return {n: p.grad.clone() for n, p in state.trainable().items() if p.grad is not None}
+
+
+def weights(state):
+    return {name: p.detach().clone() for name, p in state.trainable().items()}
+
+
+def wake_up(state):
+    """Give LoRA's B matrices values, so that gradients reach A as well."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in state.trainable().items():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.1)
+
+
+def test_packed_neighbours_do_not_see_each_other():
+    state = make_state()
+    state.model.eval()
+    first, second, other = state.plan.examples[:3]
+    with torch.no_grad():
+        alone = summed_loss(state.model, collate([second]))
+        beside = [
+            summed_loss(state.model, collate([neighbour, second]))
+            - summed_loss(state.model, collate([neighbour]))
+            for neighbour in (first, other)
+        ]
+    for loss in beside:
+        assert loss == pytest.approx(float(alone), rel=1e-5)
+
+
+def test_packed_gradients_equal_those_of_single_examples():
+    state = make_state(budget=10_000)
+    wake_up(state)
+    examples = state.plan.examples[:6]
+    packed = gradients(state, examples)
+    state.packing = False
+    single = gradients(state, examples)
+    assert packed.keys() == single.keys()
+    for name, gradient in packed.items():
+        difference = (gradient - single[name]).norm() / single[name].norm()
+        assert difference < 1e-4, name
+
+
+def test_the_loss_of_a_step_is_divided_by_its_own_targets():
+    state = make_state(budget=60)
+    examples = state.plan.examples[:4]
+    loss = accumulate_gradients(state, examples)
+    with torch.no_grad():
+        state.model.eval()
+        total = sum(float(summed_loss(state.model, collate([e]))) for e in examples)
+    assert loss == pytest.approx(total / sum(int(e.trained.sum()) for e in examples), rel=1e-4)
+
+
+def test_packing_changes_neither_the_steps_nor_the_adapter():
+    ends = []
+    for packing in (True, False):
+        state = make_state(packing=packing)
+        assert fit(state, Events())
+        ends.append(weights(state))
+        assert state.scheduler.last_epoch == state.plan.steps == 15
+    for name, value in ends[0].items():
+        assert torch.allclose(value, ends[1][name], atol=1e-5), name
+
+
+def test_training_lowers_the_loss():
+    state = make_state(epochs=8, rate=3e-2)
+    before = evaluate(state)
+    fit(state, Events())
+    after = evaluate(state)
+    assert after.nats_per_token < before.nats_per_token - 0.2
+    assert after.bits_per_character < before.bits_per_character
+
+
+def test_a_stopped_run_goes_on_bit_for_bit():
+    whole = make_state(dropout=0.1, epochs=2)
+    fit(whole, Events())
+
+    kept = []
+    first = make_state(dropout=0.1, epochs=2)
+    events = Events(save=lambda step: kept.append(snapshot(first, step, {})))
+    events.stop_requested = lambda: first.scheduler.last_epoch == 7
+    assert not fit(first, events)
+    assert [c.step for c in kept] == [7]
+
+    second = make_state(dropout=0.1, epochs=2)
+    restore(second, kept[0])
+    assert fit(second, Events(), first_step=7)
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(second)[name]), name
+
+
+def test_out_of_memory_repeats_the_step_in_smaller_pieces(monkeypatch):
+    state, undisturbed = make_state(budget=400), make_state(budget=400)
+    real = loop.summed_loss
+    failures = iter([False, True, False, False, True])
+
+    def sometimes_too_large(model, batch):
+        if next(failures, False):
+            raise torch.OutOfMemoryError("planted")
+        return real(model, batch)
+
+    budgets = []
+    monkeypatch.setattr(loop, "summed_loss", sometimes_too_large)
+    fit(state, Events(budget_halved=budgets.append))
+    monkeypatch.setattr(loop, "summed_loss", real)
+    fit(undisturbed, Events())
+    assert budgets == [200, 100]
+    for name, value in weights(undisturbed).items():
+        assert torch.allclose(value, weights(state)[name], atol=1e-5), name
+
+
+def test_an_example_that_never_fits_ends_in_one_sentence(monkeypatch):
+    def too_large(model, batch):
+        raise torch.OutOfMemoryError("planted")
+
+    monkeypatch.setattr(loop, "summed_loss", too_large)
+    with pytest.raises(UserError, match="lower MAX_SEQ_LENGTH"):
+        fit(make_state(), Events())
+
+
+def test_a_loss_that_is_not_finite_ends_in_one_sentence_and_changes_no_weight():
+    state = make_state()
+    before = weights(state)
+    with torch.no_grad():
+        state.accelerator.unwrap_model(state.model).get_input_embeddings().weight.fill_(torch.nan)
+    with pytest.raises(UserError, match="Lower LEARNING_RATE"):
+        fit(state, Events())
+    assert all(torch.equal(value, before[name]) for name, value in weights(state).items())
+
+
+def test_checkpoints_are_asked_for_on_time():
+    saved, epochs = [], []
+    fit(
+        make_state(epochs=2),
+        Events(save=saved.append, epoch_ended=epochs.append, save_every_steps=4),
+    )
+    assert saved == [4, 8, 12, 15, 16, 20, 24, 28]
+    assert epochs == [15]

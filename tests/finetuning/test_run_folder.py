@@ -1,0 +1,85 @@
+import pytest
+
+from discord_lora.adapter_folder import RUN_FILE, WEIGHTS_FILE
+from discord_lora.console import UserError
+from discord_lora.conversations.prompt_format import persona_voice, server_voice
+from discord_lora.finetuning.run_folder import HARMLESS, choose_run_folder
+from discord_lora.settings import Settings
+
+ADA = persona_voice("Ada", "id-Ada")
+
+
+def choose(tmp_path, *, fresh=False, data="d", **settings):
+    made = Settings(output_dir=tmp_path, persona="ada", **settings)
+    return choose_run_folder(made, ADA, data, fresh=fresh)
+
+
+def finish(folder):
+    folder.create()
+    for name in (RUN_FILE, WEIGHTS_FILE):
+        (folder.path / name).write_text("{}")
+
+
+def test_the_same_command_finds_its_own_folder(tmp_path):
+    folder = choose(tmp_path)
+    assert folder.path.name == "ada-sample"
+    folder.create()
+    assert choose(tmp_path, save_every_steps=7).path == folder.path
+    assert not choose(tmp_path).is_finished
+    finish(folder)
+    assert choose(tmp_path).is_finished
+
+
+def test_other_settings_after_a_finished_run_get_their_own_folder(tmp_path):
+    finish(choose(tmp_path))
+    second = choose(tmp_path, max_steps=500)
+    assert second.path.name == "ada-sample-2"
+    finish(second)
+    assert choose(tmp_path).path.name == "ada-sample"
+    assert choose(tmp_path, max_steps=500).path.name == "ada-sample-2"
+
+
+def test_other_settings_on_an_unfinished_run_are_refused_with_the_list(tmp_path):
+    choose(tmp_path).create()
+    with pytest.raises(UserError) as caught:
+        choose(tmp_path, learning_rate=1e-3, max_steps=5, data="other")
+    sentence = str(caught.value)
+    assert "LEARNING_RATE was 0.0002, is 0.001" in sentence
+    assert "MAX_STEPS was 0, is 5" in sentence
+    assert "the training data changed" in sentence
+    assert "--fresh" in sentence
+
+
+def test_a_named_run_is_never_given_another_folder(tmp_path):
+    finish(choose(tmp_path, run_name="mine"))
+    with pytest.raises(UserError, match="other settings"):
+        choose(tmp_path, run_name="mine", epochs=2)
+
+
+def test_fresh_starts_over(tmp_path):
+    finish(choose(tmp_path))
+    folder = choose(tmp_path, fresh=True, epochs=3)
+    assert folder.path.name == "ada-sample"
+    assert not folder.path.exists()
+
+
+def test_names_say_who_and_which_model(tmp_path):
+    settings = Settings(output_dir=tmp_path, base_model="mistralai/Mistral-7B-Instruct-v0.3")
+    folder = choose_run_folder(settings, server_voice("Bot"), "d", fresh=False)
+    assert folder.path.name == "server-Mistral-7B-Instruct-v0.3"
+
+
+def test_secrets_are_never_written(tmp_path):
+    folder = choose(tmp_path, hf_token="hf_secret")
+    folder.create()
+    assert all("hf_secret" not in p.read_text() for p in folder.path.rglob("*") if p.is_file())
+
+
+def test_every_harmless_setting_exists():
+    assert set(Settings.model_fields) >= HARMLESS
+
+
+def test_a_place_that_cannot_be_written_is_said_in_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="OUTPUT_DIR: cannot write"):
+        choose(tmp_path / "file").create()

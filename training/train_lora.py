@@ -1,0 +1,107 @@
+"""Fine-tune a LoRA adapter on data/training_data.jsonl."""
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from discord_lora.console import make_console, run_script
+from discord_lora.settings import (
+    Settings,
+    add_setting_options,
+    parse_with_settings,
+    script_parser,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from discord_lora.conversations.dataset import Dataset
+    from discord_lora.conversations.packing import TrainingPlan
+
+EXAMPLES = """\
+  python training/train_lora.py                                   all from .env
+  python training/train_lora.py --max-steps 500                   a first look at the data
+  python training/train_lora.py --persona calm.heron --epochs 2   clone one member
+  python training/train_lora.py --continue-from adapters/calm.heron-sample --epochs 0.5
+                                                                  half an epoch more
+
+The same command goes on where it was stopped. Watch it from a second window:
+  PowerShell: Get-Content logs/training.log -Wait -Tail 5     Linux: tail -f logs/training.log"""
+
+
+def main() -> int | None:
+    parser = script_parser(__doc__ or "", EXAMPLES)
+    parser.add_argument(
+        "--fresh", action="store_true", help="delete this run's folder and start over"
+    )
+    add_setting_options(parser)
+    args, settings = parse_with_settings(parser)
+    # Imported from here on so that --help and settings errors answer at once.
+    from discord_lora.finetuning.run_folder import choose_run_folder, fingerprint
+    from discord_lora.finetuning.session import Session
+
+    console = make_console()
+    dataset, location = load_dataset(settings, console)
+    plan = make_plan(settings, dataset, console)
+    folder = choose_run_folder(
+        settings, dataset.voice, fingerprint(dataset.training_examples), fresh=args.fresh
+    )
+    if folder.is_finished:
+        say_finished(folder.path, console)
+        return None
+    folder.create()
+    console.print(f"loading {settings.base_model}", markup=False)
+    session = Session.open(settings, dataset, plan, location=location, folder=folder)
+    session.run(console)
+    say_finished(folder.path, console)
+    return None
+
+
+def load_dataset(settings: Settings, console: Console) -> "tuple[Dataset, str]":
+    """Messages into tokenized examples; also where the base model lies."""
+    from discord_lora.base_model import load_tokenizer, locate_base_model
+    from discord_lora.conversations.dataset import make_dataset
+    from discord_lora.messages.training_data import read_training_data
+
+    data = read_training_data(settings.training_data_path)
+    for reject in data.rejects[:5]:
+        console.print(f"not read: {reject.file}, {reject.place}: {reject.reason}", markup=False)
+    if len(data.rejects) > 5:
+        console.print(f"not read: {len(data.rejects) - 5:,} more places", markup=False)
+    location = locate_base_model(settings.base_model, console.print)
+    return make_dataset(data, settings, load_tokenizer(location)), location
+
+
+def make_plan(settings: Settings, dataset: "Dataset", console: Console) -> "TrainingPlan":
+    """The optimizer steps of this run, with the arithmetic shown."""
+    from discord_lora.conversations.packing import plan_training
+
+    plan = plan_training(
+        dataset.training_examples,
+        messages_per_step=settings.messages_per_step,
+        epochs=settings.epochs,
+        max_steps=settings.max_steps,
+        seed=settings.seed,
+    )
+    held_out = sum(example.targets for example in dataset.validation_examples)
+    console.print(
+        f"learning to speak as {dataset.voice.name}: {plan.messages:,} messages in "
+        f"{len(plan.examples):,} examples; held-out loss on {held_out:,} further messages\n"
+        f"{plan.messages:,} / ({settings.batch_size} x {settings.gradient_accumulation_steps}) = "
+        f"{plan.steps_per_epoch:,} steps an epoch; this run: {plan.steps:,} steps",
+        markup=False,
+    )
+    return plan
+
+
+def say_finished(folder: "Path", console: Console) -> None:
+    console.print(
+        f"The adapter is finished: {folder}\n"
+        f"  talk to it:       python scripts/chat.py --adapter {folder.name}\n"
+        f"  train it further: python training/train_lora.py --continue-from {folder} --epochs 0.5",
+        markup=False,
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)
