@@ -63,8 +63,8 @@ def read_run_info(folder: Path) -> RunInfo:
     return info
 
 
-def find_adapter(output_dir: Path, name: str | None = None) -> Path:
-    """The named adapter folder, or the newest finished one below `output_dir`.
+def find_adapter(output_dir: Path, name: str | None = None, *, persona: str = "") -> Path:
+    """The named adapter folder, or the newest finished one below `output_dir` (of a persona).
 
     Raises:
         UserError: there is none.
@@ -72,7 +72,11 @@ def find_adapter(output_dir: Path, name: str | None = None) -> Path:
     if name:
         folder = Path(name)
         return folder if folder.is_dir() else output_dir / name
-    finished = list(output_dir.glob(f"*/{WEIGHTS_FILE}"))
+    finished = [
+        path
+        for path in output_dir.glob(f"*/{WEIGHTS_FILE}")
+        if not persona or read_run_info(path.parent).settings.get("persona") == persona
+    ]
     if not finished:
         raise UserError(
             f"There is no adapter below {output_dir} yet; run python training/train_lora.py, or "

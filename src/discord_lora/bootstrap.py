@@ -7,8 +7,8 @@ everything is there, it returns in milliseconds.
 Only the standard library, and only syntax that Python 3.8 parses: somebody with a Python that is
 too old has to read our sentence about it, not a SyntaxError.
 
-This file and settings.py are the only ones that touch `os.environ`: this one hands it, cleaned,
-to the processes it starts, and reads no setting from it.
+Next to settings.py this file and commands.py are the only ones that touch `os.environ`: they hand
+it, cleaned, to the processes they start, and read no setting from it.
 """
 
 from __future__ import annotations
@@ -21,16 +21,22 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+from discord_lora.commands import (
+    NETWORK_SIGNS,
+    clean_environment,
+    explain_failure,
+    run_logged,
+    say_plainly,
+)
 
-    Say = Callable[[str], None]
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from discord_lora.commands import Say
 
 PYTHON_OLDEST = (3, 11)
 PYTHON_NEWEST = (3, 13)
@@ -39,9 +45,6 @@ ENVIRONMENT_FOLDER = ".venv"
 STAMP_NAME = "discord-lora-setup.json"
 STAMP_FORMAT = 1
 RERUN_MARK = "DISCORD_LORA_RERUN"
-HEARTBEAT_SECONDS = 15.0
-LAST_LINES_KEPT = 400
-LINES_SHOWN = 12
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -54,28 +57,9 @@ OLDEST_DRIVER_FOR_CUDA_13 = 580
 TURING = (7, 5)
 BLACKWELL = (10, 0)
 
-NETWORK_SIGNS = re.compile(
-    r"NewConnectionError|Failed to establish a new connection|Name or service not known"
-    r"|name resolution|getaddrinfo failed|ConnectTimeout|ReadTimeout|Read timed out|No route to"
-    r"|Network is unreachable|ProxyError|SSLError|CERTIFICATE_VERIFY|RemoteDisconnected"
-    r"|IncompleteRead|IncompleteDownload|incomplete-download|ConnectionResetError",
-    re.IGNORECASE,
-)
-DISK_SIGNS = re.compile(r"No space left|Errno 28\b|WinError 112|not enough space|Disk quota")
-HASH_SIGNS = re.compile(r"DO NOT MATCH THE HASHES")
-NEWS = re.compile(r"\s*(Collecting|Downloading|Building|Installing collected)\b")
-URL_LOGIN = re.compile(r"://[^/\s@]+@")
-URL_SECRET = re.compile(r"([?&][^=&\s]*(?:token|key|sig|secret|auth)[^=&\s]*=)[^&\s]+", re.I)
-
 
 class SetupError(Exception):
     """The set-up cannot go on; the text is one sentence that ends with what to do next."""
-
-
-def say_plainly(text: str) -> None:
-    """Print at once, on any console: what a cp1252 window cannot show becomes `?`."""
-    encoding = sys.stdout.encoding or "ascii"
-    print(text.encode(encoding, "replace").decode(encoding), flush=True)
 
 
 def ensure_environment(requirements: Path, say: Say = say_plainly) -> None:
@@ -92,6 +76,10 @@ def ensure_environment(requirements: Path, say: Say = say_plainly) -> None:
             rerun(root)
     except SetupError as error:
         say(f"error: {error}")
+        sys.exit(EXIT_USER_ERROR)
+    except OSError as error:
+        say(f"error: the set-up cannot go on in {root} ({error}); free some space or close what")
+        say("  uses that folder, and run the same command again")
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         say("Stopped. The same command goes on from here.")
@@ -114,11 +102,13 @@ def check_python(version: tuple[int, ...]) -> None:
 def prepare(root: Path, requirements: str, say: Say) -> None:
     """Make `.venv` if it is missing or broken, and install unless the stamp says it is done."""
     fingerprints = requirement_fingerprints(root, requirements)
-    if stamp_satisfies(read_stamp(root), fingerprints, root):
+    fault = None if is_inside(root) else environment_fault(root)
+    if fault is None and stamp_satisfies(read_stamp(root), fingerprints, root):
         return
     if not is_inside(root):
         mention_other_environment(root, say)
-        make_environment(root, say)
+    if fault is not None:
+        make_environment(root, fault, say)
     # Without a stamp an interrupted installation is seen as one and finished by the next run.
     stamp_path(root).unlink(missing_ok=True)
     install(root, requirements, say)
@@ -160,9 +150,10 @@ def read_stamp(root: Path) -> dict[str, object]:
 
 
 def write_stamp(root: Path, fingerprints: dict[str, str]) -> None:
+    version, _ = ask_environment(root) or (None, None)
     stamp = {
         "format": STAMP_FORMAT,
-        "python": python_version(),
+        "python": version,
         "folder": str((root / ENVIRONMENT_FOLDER).resolve()),
         "installed": fingerprints,
     }
@@ -172,15 +163,13 @@ def write_stamp(root: Path, fingerprints: dict[str, str]) -> None:
 
 
 def stamp_satisfies(stamp: dict[str, object], fingerprints: dict[str, str], root: Path) -> bool:
-    """Whether everything in `fingerprints` is installed, here, and for this Python."""
+    """Whether everything in `fingerprints` is installed, and in this very folder."""
     installed = stamp.get("installed")
     return (
         stamp.get("format") == STAMP_FORMAT
-        and stamp.get("python") == python_version()
         and stamp.get("folder") == str((root / ENVIRONMENT_FOLDER).resolve())
         and isinstance(installed, dict)
         and fingerprints.items() <= installed.items()
-        and environment_python(root).exists()
     )
 
 
@@ -243,13 +232,10 @@ def mention_other_environment(root: Path, say: Say) -> None:
         say(f"  {root / ENVIRONMENT_FOLDER}")
 
 
-def make_environment(root: Path, say: Say) -> None:
+def make_environment(root: Path, fault: str, say: Say) -> None:
     """Create `.venv`, or create it again where it cannot be used."""
     folder = root / ENVIRONMENT_FOLDER
     if folder.exists():
-        fault = environment_fault(root)
-        if fault is None:
-            return
         say(f"The {ENVIRONMENT_FOLDER} here {fault}: making it again.")
     missing = [name for name in ("venv", "ensurepip") if importlib.util.find_spec(name) is None]
     if missing:
@@ -265,20 +251,36 @@ def make_environment(root: Path, say: Say) -> None:
 
 
 def environment_fault(root: Path) -> str | None:
-    """Why an existing `.venv` cannot be used, or None. A `.venv` made by hand is fine."""
+    """Why there is no usable `.venv`, or None.
+
+    One made by hand is fine, and so is one made by another Python that we support.
+    """
     folder = root / ENVIRONMENT_FOLDER
     stamp = read_stamp(root)
     # Copied along with its repository it would still run, and import the other copy's sources.
     if stamp and stamp.get("folder") != str(folder.resolve()):
         return "was made in another folder"
-    if stamp and stamp.get("python") != python_version():
-        return f"was made by Python {stamp.get('python')}, this is {python_version()}"
-    question = "import sys, pip; print('%d.%d' % sys.version_info[:2]); print(sys.prefix)"
+    answer = ask_environment(root)
+    if answer is None:
+        return "is incomplete or belongs to a Python that is gone"
+    version, prefix = answer
+    supported = PYTHON_OLDEST <= tuple(map(int, version.split("."))) <= PYTHON_NEWEST
+    # A system upgrade can put another Python under the environment's packages.
+    if not supported or stamp.get("python") not in (None, version):
+        return f"is for Python {stamp.get('python', version)}"
+    return None if same_path(Path(prefix), folder) else "was made in another folder"
+
+
+def ask_environment(root: Path) -> tuple[str, str] | None:
+    """Python version and folder of `.venv` as it sees itself; None if it or its pip fails."""
+    question = (
+        "import importlib.util, sys; assert importlib.util.find_spec('pip');"
+        "print('%d.%d' % sys.version_info[:2]); print(sys.prefix)"
+    )
     try:
         answer = subprocess.run(
             [str(environment_python(root)), "-c", question],
             capture_output=True,
-            text=True,
             encoding="utf-8",
             errors="replace",
             timeout=60,
@@ -286,17 +288,8 @@ def environment_fault(root: Path) -> str | None:
             env=clean_environment(),
         ).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
-        return "is incomplete or belongs to a Python that is gone"
-    if answer[0] != python_version():
-        return f"was made by Python {answer[0]}, this is {python_version()}"
-    return None if same_path(Path(answer[1]), folder) else "was made in another folder"
-
-
-def clean_environment() -> dict[str, str]:
-    """The user's environment (proxy and pip settings stay) without what would confuse `.venv`."""
-    misleading = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
-    environment = {name: value for name, value in os.environ.items() if name not in misleading}
-    return {**environment, "PYTHONUTF8": "1"}
+        return None
+    return answer[0], answer[1]
 
 
 def rerun(root: Path) -> NoReturn:
@@ -405,91 +398,3 @@ def pip(root: Path, arguments: Sequence[str], say: Say, what: str) -> tuple[int,
     flags = ["--no-input", "--disable-pip-version-check", "--progress-bar", "off", "--no-user"]
     command = [str(environment_python(root)), "-m", "pip", verb, *flags, *rest]
     return run_logged(command, setup_log(root), say, what, folder=root)
-
-
-# --- running something long -------------------------------------------------------------------
-
-
-def run_logged(
-    command: Sequence[str],
-    log: Path,
-    say: Say,
-    what: str,
-    *,
-    folder: Path | None = None,
-    heartbeat_seconds: float = HEARTBEAT_SECONDS,
-) -> tuple[int, list[str]]:
-    """Run a command in `folder` with its output appended to `log` and a sign of life now and then.
-
-    Returns the exit code and the last lines of output, without logins and keys in URLs.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    lines: deque[str] = deque(maxlen=LAST_LINES_KEPT)
-    began = time.monotonic()
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        env=clean_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-    ) as process:
-        reader = threading.Thread(target=copy_lines, args=(process, log, lines), daemon=True)
-        reader.start()
-        try:
-            while reader.is_alive():
-                reader.join(heartbeat_seconds)
-                if reader.is_alive():
-                    say(f"  ... {what}, {time.monotonic() - began:.0f} s{latest_news(lines)}")
-        except BaseException:
-            process.kill()
-            raise
-        return process.wait(), list(lines)
-
-
-def copy_lines(process: subprocess.Popen[str], log: Path, lines: deque[str]) -> None:
-    """Copy the output into the log and the memory of last lines, secrets taken out."""
-    with log.open("a", encoding="utf-8") as sink:
-        sink.write(f"\n== {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-        for line in process.stdout or ():
-            clean = without_secrets(line.rstrip())
-            lines.append(clean)
-            sink.write(clean + "\n")
-            sink.flush()
-
-
-def latest_news(lines: Iterable[str]) -> str:
-    """The last line of pip's that says what it is at; unpacking is silent and takes longest."""
-    news = [line.strip() for line in tuple(lines) if NEWS.match(line)]
-    if not news:
-        return ""
-    return ": unpacking" if news[-1].startswith("Installing collected") else f": {news[-1][:70]}"
-
-
-def without_secrets(text: str) -> str:
-    """The text without logins (`https://user:word@host`) and tokens in URLs."""
-    return URL_SECRET.sub(r"\1***", URL_LOGIN.sub("://***@", text))
-
-
-def explain_failure(lines: Sequence[str], log: Path, what: str) -> str:
-    """What went wrong, from the output, and what to do next."""
-    text = "\n".join(lines)
-    if DISK_SIGNS.search(text):
-        reason = "the disk is full"
-        remedy = "free some space (10 GB is plenty)"
-    elif HASH_SIGNS.search(text):
-        reason = "a downloaded file is not the one that was published"
-        remedy = "ask whoever runs your package mirror if this stays,"
-    elif NETWORK_SIGNS.search(text):
-        reason = "the package index cannot be reached"
-        remedy = "check the connection or the proxy"
-    else:
-        shown = "\n".join(f"    {line}" for line in lines[-LINES_SHOWN:])
-        return (
-            f"{what} failed; its last lines were\n{shown}\n  The whole output is in {log}; "
-            "put right what it names and run the same command again"
-        )
-    return f"{what} failed: {reason}; {remedy} and run the same command again (details: {log})"

@@ -260,6 +260,9 @@ def add_setting_options(
     parser: argparse.ArgumentParser, names: Sequence[str] | None = None
 ) -> None:
     """Give a script one `--option` a setting (all, or only those named), with help from it."""
+    parser.add_argument(
+        "--env-file", type=Path, metavar="FILE", help="read settings from FILE instead of .env"
+    )
     group = parser.add_argument_group(
         "settings", "Each overrides the setting of the same name in .env and the environment."
     )
@@ -309,12 +312,19 @@ def parse_with_settings(
         problems = [f"unexpected argument {unknown[0]}; see --help."]
     given = {name: value for name, value in vars(args).items() if name in Settings.model_fields}
     try:
-        settings = load_settings(given)
+        settings = load_settings(given, _env_file(args))
     except UserError as error:
         raise UserError(*problems, *error.problems) from None
     if problems:
         raise UserError(*problems)
     return args, settings
+
+
+def _env_file(args: argparse.Namespace) -> Path:
+    chosen: Path | None = getattr(args, "env_file", None)
+    if chosen is not None and not chosen.is_file():
+        raise UserError(f"--env-file: there is no file {chosen}; copy .env.example to it.")
+    return chosen or Path(".env")
 
 
 def _unknown_option(option: str, known: Sequence[str]) -> str:

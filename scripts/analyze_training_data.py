@@ -1,0 +1,136 @@
+"""See what training would learn from: conversations, examples, steps, trained tokens."""
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from discord_lora.console import make_console, run_script
+from discord_lora.settings import (
+    Settings,
+    add_setting_options,
+    parse_with_settings,
+    script_parser,
+)
+
+if TYPE_CHECKING:
+    from discord_lora.conversations.dataset import Dataset
+    from discord_lora.messages.training_data import TrainingData
+
+EXAMPLES = """\
+  python scripts/analyze_training_data.py                         what is in the data
+  python scripts/analyze_training_data.py --show-sample 3         and what is trained on
+  python scripts/analyze_training_data.py --persona calm.heron    for one member
+
+In a sample the trained tokens are green; where there is no colour they stand in >> <<."""
+
+SETTINGS = (
+    "training_data_path",
+    "persona",
+    "bot_name",
+    "system_prompt",
+    "base_model",
+    "conversation_gap_minutes",
+    "validation_fraction",
+    "max_seq_length",
+    "context_tokens",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "seed",
+)
+
+
+def main() -> int | None:
+    parser = script_parser(__doc__ or "", EXAMPLES)
+    parser.add_argument(
+        "--show-sample",
+        type=int,
+        default=0,
+        metavar="N",
+        help="print N examples, trained tokens marked",
+    )
+    add_setting_options(parser, SETTINGS)
+    args, settings = parse_with_settings(parser)
+
+    from discord_lora.base_model import load_tokenizer, locate_base_model
+    from discord_lora.conversations.dataset import make_dataset
+    from discord_lora.messages.training_data import read_training_data
+
+    console = make_console()
+    data = read_training_data(settings.training_data_path)
+    show_messages(data, console)
+    location = locate_base_model(settings.base_model, console.print)
+    dataset = make_dataset(data, settings, load_tokenizer(location))
+    show_examples(dataset, settings, console)
+    show_samples(dataset, args.show_sample, settings.seed, console)
+    return None
+
+
+def show_messages(data: "TrainingData", console: Console) -> None:
+    """Counts of what the file holds."""
+    console.print(
+        f"{data.lines:,} lines: {len(data.messages):,} messages, "
+        f"{len(data.conversations):,} ready conversations, {len(data.rejects):,} unreadable"
+    )
+    if not data.messages:
+        return
+    people = Counter(message.author for message in data.messages)
+    first = min(message.timestamp for message in data.messages)
+    last = max(message.timestamp for message in data.messages)
+    top = ", ".join(
+        f"{name} {count / len(data.messages):.0%}" for name, count in people.most_common(5)
+    )
+    console.print(
+        f"from {first:%Y-%m-%d} to {last:%Y-%m-%d}, "
+        f"{len({message.channel_id for message in data.messages}):,} channels, "
+        f"{len(people):,} people; the most active: {top}",
+        markup=False,
+    )
+
+
+def show_examples(dataset: "Dataset", settings: Settings, console: Console) -> None:
+    """Counts of what becomes of it."""
+    from discord_lora.conversations.packing import steps_per_epoch
+
+    examples = dataset.training_examples
+    messages = sum(example.targets for example in examples)
+    tokens = sum(map(len, examples))
+    trained = sum(int(example.trained.sum()) for example in examples)
+    console.print(
+        f"{len(dataset.training):,} conversations to train on, {len(dataset.validation):,} held "
+        f"out\n{messages:,} messages of {dataset.voice.name} in {len(examples):,} examples, "
+        f"{tokens:,} tokens, {trained:,} of them trained ({trained / tokens:.0%})\n"
+        f"{messages:,} / {settings.messages_per_step} = "
+        f"{steps_per_epoch(messages, settings.messages_per_step):,} optimizer steps an epoch",
+        markup=False,
+    )
+
+
+def show_samples(dataset: "Dataset", count: int, seed: int, console: Console) -> None:
+    """Print examples as the model sees them."""
+    import numpy as np
+
+    examples = dataset.training_examples
+    chosen = np.random.default_rng(seed).permutation(len(examples))[:count]
+    decode = dataset.prompt_format.tokenizer.decode
+    for number in chosen:
+        example = examples[number]
+        console.rule(
+            f"conversation {example.conversation_id}, {len(example)} tokens", characters="-"
+        )
+        text = Text()
+        borders = np.flatnonzero(np.diff(example.trained)) + 1
+        for run in np.split(np.arange(len(example)), borders):
+            piece = decode(example.input_ids[run].tolist())
+            if not example.trained[run[0]]:
+                text.append(piece, style="dim")
+            elif console.is_terminal:
+                text.append(piece, style="bold green")
+            else:
+                text.append(f">>{piece}<<")
+        console.print(text)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,115 @@
+"""`data/training_data.jsonl`: the file that every later stage starts from."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from discord_lora.console import UserError
+from discord_lora.messages.fields import UnreadableValue
+from discord_lora.messages.record import Message, ReadyConversation, Reject
+from discord_lora.messages.record_fields import RecordContext
+from discord_lora.messages.record_reader import Located, open_records, parse_record
+
+HOW_TO_PREPARE = "python scripts/prepare_training_data.py PATH_TO_EXPORTS"
+EMPTY = "empty"
+DUPLICATE = "duplicate id"
+
+
+@dataclass
+class TrainingData:
+    """What one file held. `lines` = messages + conversations + rejects + all of `dropped`."""
+
+    messages: list[Message] = field(default_factory=list)
+    conversations: list[ReadyConversation] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+    lines: int = 0
+
+
+def read_training_data(path: Path) -> TrainingData:
+    """Everything readable in `path`, in file order, with the rest accounted for.
+
+    Takes what `prepare_training_data.py` writes and whatever is close to it: other key names,
+    other date formats, a JSON array, ready conversations. Raises UserError when the file is
+    missing, cannot be opened, or holds nothing readable.
+    """
+    data = TrainingData()
+    try:
+        context, records = open_records(_opener(path), str(path), path.stem)
+        for entry in records:
+            _take(data, entry, context, str(path))
+    except FileNotFoundError:
+        raise UserError(f"There is no {path}. Make it with: {HOW_TO_PREPARE}") from None
+    except OSError as error:
+        reason = "it is a folder" if path.is_dir() else (error.strerror or "it cannot be read")
+        raise UserError(
+            f"{path} cannot be opened: {reason}. Name the file that this wrote: {HOW_TO_PREPARE}"
+        ) from None
+    _keep_the_latest_of_each_id(data)
+    _refuse_nothing_readable(data, path)
+    data.warnings.extend(context.what_was_made_up(str(path)))
+    return data
+
+
+def conversation_as_json(conversation: ReadyConversation) -> dict[str, Any]:
+    """One ready conversation as a line; `train` stands where it is not the role's default."""
+    turns: list[dict[str, Any]] = []
+    for turn in conversation.turns:
+        line: dict[str, Any] = {"role": turn.role, "content": turn.content}
+        if turn.train != (turn.role == "assistant"):
+            line["train"] = turn.train
+        turns.append(line)
+    return {"id": conversation.id, "messages": turns}
+
+
+def write_line(stream: BinaryIO, record: Message | Reject | dict[str, Any]) -> None:
+    """Append one line to an open JSONL file; a record is written under its field names."""
+    stream.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def _opener(path: Path) -> Callable[[], BinaryIO]:
+    return lambda: path.open("rb")
+
+
+def _take(data: TrainingData, entry: Located | Reject, context: RecordContext, file: str) -> None:
+    data.lines += 1
+    if isinstance(entry, Reject):
+        data.rejects.append(entry)
+        return
+    place, value = entry
+    try:
+        record = parse_record(value, context, place)
+    except UnreadableValue as problem:
+        data.rejects.append(Reject(file, place, str(problem)))
+        return
+    if isinstance(record, ReadyConversation):
+        data.conversations.append(record)
+    elif record.content.strip():
+        data.messages.append(record)
+    else:
+        data.dropped[EMPTY] += 1
+
+
+def _keep_the_latest_of_each_id(data: TrainingData) -> None:
+    latest = {message.id: message for message in data.messages}
+    repeated = len(data.messages) - len(latest)
+    if repeated:
+        data.messages = list(latest.values())
+        data.dropped[DUPLICATE] = repeated
+
+
+def _refuse_nothing_readable(data: TrainingData, path: Path) -> None:
+    if data.messages or data.conversations:
+        return
+    if not data.lines:
+        raise UserError(f"{path} is empty. Fill it with: {HOW_TO_PREPARE}")
+    why = f" (first: {data.rejects[0].place}: {data.rejects[0].reason})" if data.rejects else ""
+    raise UserError(
+        f"Nothing in {path} could be read as a message or a conversation{why}. "
+        f"If it is an export, prepare it with: {HOW_TO_PREPARE}"
+    )
