@@ -23,6 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
 from discord_lora.bootstrap import ensure_environment  # noqa: E402
+
+if TYPE_CHECKING:
+    from discord_lora.settings import Settings
 from discord_lora.commands import say_plainly  # noqa: E402
 
 ENV_FILE = Path("scripts", "quickstart.env")

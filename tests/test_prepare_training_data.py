@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from messages.example_exports import export_text, message
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "prepare_training_data.py"

@@ -1,7 +1,6 @@
-from fakes import chatter, contents, say
-
 from discord_lora.conversations.build import build_conversations, from_ready
 from discord_lora.messages.record import ReadyConversation, Turn
+from fakes import chatter, contents, say
 
 
 def grouped(*messages, gap=30.0):

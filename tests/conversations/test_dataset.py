@@ -1,13 +1,13 @@
 from pathlib import Path
 
 import pytest
-from fakes import chatter, make_tokenizer, say
 
 from discord_lora.console import UserError
 from discord_lora.conversations.dataset import choose_voice, find_persona, make_dataset
 from discord_lora.messages.record import ReadyConversation, Turn
 from discord_lora.messages.training_data import TrainingData
 from discord_lora.settings import Settings
+from fakes import chatter, make_tokenizer, say
 
 
 def data(messages=(), conversations=()):

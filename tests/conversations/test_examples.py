@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from fakes import chatter, conversation, make_tokenizer, say
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from discord_lora.conversations.examples import Limits, make_examples
 from discord_lora.conversations.prompt_format import PromptFormat, persona_voice, server_voice
+from fakes import chatter, conversation, make_tokenizer, say
 
 TOKENIZER = make_tokenizer()
 

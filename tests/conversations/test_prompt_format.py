@@ -1,5 +1,4 @@
 import pytest
-from fakes import CHATML, GEMMA_LIKE, MISTRAL_LIKE, chatter, conversation, make_tokenizer, say
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +10,7 @@ from discord_lora.conversations.prompt_format import (
     server_voice,
 )
 from discord_lora.messages.record import ReadyConversation, Turn
+from fakes import CHATML, GEMMA_LIKE, MISTRAL_LIKE, chatter, conversation, make_tokenizer, say
 
 TEMPLATES = [CHATML, MISTRAL_LIKE, GEMMA_LIKE, None]
 ADA = persona_voice("Ada", "id-Ada")

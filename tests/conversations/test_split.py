@@ -1,9 +1,9 @@
-from fakes import chatter, say
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from discord_lora.conversations.build import build_conversations
 from discord_lora.conversations.split import split_conversations
+from fakes import chatter, say
 
 
 def all_targets(message):

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from accelerate import Accelerator
-from fakes import chatter, make_model, make_tokenizer
 from peft import LoraConfig, get_peft_model
 from transformers import get_scheduler
 
@@ -23,6 +22,7 @@ from discord_lora.finetuning.loop import (
     snapshot,
     summed_loss,
 )
+from fakes import chatter, make_model, make_tokenizer
 
 TOKENIZER = make_tokenizer()
 

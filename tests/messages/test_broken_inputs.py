@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from discord_lora.console import UserError
 from messages.example_exports import (
     CHANNEL,
     export,
@@ -20,8 +22,6 @@ from messages.example_exports import (
     user,
     zipped,
 )
-
-from discord_lora.console import UserError
 
 ALL = {1, 2, 3, 4, 5}
 GOOD = export_text([message(n) for n in range(1, 6)])

@@ -6,6 +6,11 @@ from pathlib import Path
 
 import orjson
 import pytest
+
+from discord_lora.console import UserError
+from discord_lora.messages.account import DUPLICATE
+from discord_lora.messages.prepare import PrepareOptions, prepare
+from discord_lora.messages.sources import discordchatexporter_json
 from messages.example_exports import (
     CHANNEL,
     GUILD,
@@ -18,11 +23,6 @@ from messages.example_exports import (
     user,
     zipped,
 )
-
-from discord_lora.console import UserError
-from discord_lora.messages.account import DUPLICATE
-from discord_lora.messages.prepare import PrepareOptions, prepare
-from discord_lora.messages.sources import discordchatexporter_json
 
 KEYS = {
     "id", "guild", "channel_id", "channel", "timestamp", "author_id", "author", "username",

@@ -5,9 +5,9 @@ import lzma
 from pathlib import Path
 
 import pytest
-from messages.example_exports import SHARED_DATA, id_of, run, text_of, zipped
 
 from discord_lora.messages.detect import Format
+from messages.example_exports import SHARED_DATA, id_of, run, text_of, zipped
 
 GROUP = """<div class=chatlog__message-group>
 <div id=x class=chatlog__message-container data-message-id={id}><div class=chatlog__message>
