@@ -40,7 +40,9 @@ def main() -> int | None:
     parser.add_argument("--name", default="You", help="name that you speak under (default: You)")
     parser.add_argument("--message", help="say this, print the answer and leave")
     parser.add_argument("--json", action="store_true", help="with --message: the answer as JSON")
-    parser.add_argument("--seed", type=int, help="the same seed gives the same answer")
+    parser.add_argument(
+        "--seed", dest="reply_seed", type=int, help="the same seed gives the same answer"
+    )
     add_setting_options(parser, SETTINGS)
     args, settings = parse_with_settings(parser)
     if args.json and not args.message:
@@ -58,7 +60,7 @@ def main() -> int | None:
     engine = ReplyEngine.load(folder, detect_hardware(), console.print)
     dialogue = Dialogue(engine, Sampling.from_settings(settings), name=args.name)
     dialogue.use_adapter = not args.base
-    dialogue.seed = args.seed
+    dialogue.seed = args.reply_seed
     if args.message:
         answer_once(dialogue, args.message, as_json=args.json, adapter=str(folder))
     else:

@@ -1,5 +1,10 @@
 """What every test gets."""
 
+import os
+
+# Read when huggingface_hub is imported: no test may ask the network for a model.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 import pytest
 import torch
 
@@ -9,9 +14,8 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the person who runs the tests, and no network, reaches a test."""
+    """No setting of the person who runs the tests reaches a test."""
     from discord_lora.settings import Settings
 
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")

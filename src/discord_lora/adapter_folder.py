@@ -53,7 +53,7 @@ def read_run_info(folder: Path) -> RunInfo:
         raw = json.loads(path.read_text(encoding="utf-8"))
         raw["voice"] = Voice(**raw["voice"])
         info = RunInfo(**raw)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}); train again or restore it.") from None
     if info.prompt_format_version != PROMPT_FORMAT_VERSION:
         raise UserError(

@@ -10,7 +10,7 @@ from discord_lora.console import UserError
 from discord_lora.conversations.build import build_conversations
 from discord_lora.conversations.examples import Limits, make_examples
 from discord_lora.conversations.packing import collate, plan_training
-from discord_lora.conversations.prompt_format import PromptFormat, server_voice
+from discord_lora.conversations.prompt_format import PromptFormat, persona_voice, server_voice
 from discord_lora.finetuning import loop
 from discord_lora.finetuning.loop import (
     Events,
@@ -22,16 +22,19 @@ from discord_lora.finetuning.loop import (
     snapshot,
     summed_loss,
 )
-from fakes import chatter, make_model, make_tokenizer
+from discord_lora.inference.engine import ReplyEngine, Sampling
+from fakes import chatter, conversation, make_model, make_tokenizer, say
 
 TOKENIZER = make_tokenizer()
 
 
-def make_state(*, dropout=0.0, packing=True, budget=400, epochs=1.0, rate=1e-2, seed=3):
+def make_state(*, dropout=0.0, packing=True, budget=400, epochs=1.0, rate=1e-2, seed=3, plan=None):
     prompt_format = PromptFormat(TOKENIZER, server_voice("Bot"))
     conversations = build_conversations(chatter(120), 30)
     examples = make_examples(conversations, prompt_format, Limits(256, 32, max_targets=8))
-    plan = plan_training(examples, messages_per_step=8, epochs=epochs, max_steps=0, seed=seed)
+    plan = plan or plan_training(
+        examples, messages_per_step=8, epochs=epochs, max_steps=0, seed=seed
+    )
     torch.manual_seed(0)
     config = LoraConfig(
         task_type="CAUSAL_LM", r=4, lora_dropout=dropout, target_modules="all-linear"
@@ -195,3 +198,19 @@ def test_checkpoints_are_asked_for_on_time():
     )
     assert saved == [4, 8, 12, 15, 16, 20, 24, 28]
     assert epochs == [15]
+
+
+def test_the_trained_model_says_its_line_and_stops_by_itself():
+    """From chat to reply: what was trained as end-of-turn is what ends the generation."""
+    talk = conversation(say("Bob", "hi"), say("Ada", "hello there", minute=1))
+    voice = persona_voice("Ada", "id-Ada")
+    prompt_format = PromptFormat(TOKENIZER, voice)
+    examples = make_examples([talk], prompt_format, Limits(256, 0, max_targets=1)) * 8
+    plan = plan_training(examples, messages_per_step=8, epochs=150, max_steps=0, seed=1)
+    state = make_state(plan=plan, rate=2e-2)
+    fit(state, Events())
+
+    engine = ReplyEngine(state.model, TOKENIZER, voice, max_prompt_tokens=256)
+    sampling = Sampling(0, 1, 0, 1, max_reply_tokens=100)
+    asked = conversation(say("Bob", "hi"))
+    assert "".join(engine.reply(asked, sampling)) == "hello there"

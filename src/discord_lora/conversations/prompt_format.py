@@ -38,7 +38,7 @@ PROMPT_FORMAT_VERSION = 1
 
 VoiceKind = Literal["persona", "server", "ready"]
 
-_OPENING = "(a new conversation)"
+_OPENING = "(...)"
 """Stands in the first user turn where the persona speaks first: many templates want a user."""
 
 

@@ -134,7 +134,8 @@ def _first_of(lines: list[str]) -> list[str]:
 
 def _what_next(options: PrepareOptions) -> str:
     default = options.out == Path("data/training_data.jsonl")
-    file = "" if default else f" {options.out}"
+    file = "" if default else f" --training-data-path {options.out}"
     return (
-        f"next: python scripts/analyze_training_data.py{file}\nthen: python training/train_lora.py"
+        f"next: python scripts/analyze_training_data.py{file}\n"
+        f"then: python training/train_lora.py{file}"
     )

@@ -1,0 +1,50 @@
+"""Run the entry scripts as people do: in this process, which is quick, or in one of their own."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+from discord_lora.messages.training_data import write_line
+from fakes import chatter, make_model, make_tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_here(monkeypatch, script, *arguments):
+    """Exit code of a script that runs in this process, its imports already paid for."""
+    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    monkeypatch.setattr(sys, "path", [str((ROOT / script).parent), *sys.path])
+    try:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    except SystemExit as leaving:
+        return leaving.code
+    raise AssertionError("the script did not leave through run_script")
+
+
+def start(script, *arguments, **environment):
+    """A script in a process of its own, in the repository's folder."""
+    return subprocess.Popen(
+        [sys.executable, script, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUTF8": "0", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def tiny_model_folder(tmp_path):
+    """A base model that loads in milliseconds."""
+    folder = tmp_path / "tiny"
+    make_model().save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def write_chat(path, count=80, **fields):
+    """A training_data.jsonl of invented chat."""
+    with path.open("wb") as stream:
+        for message in chatter(count, **fields):
+            write_line(stream, message)
+    return path

@@ -1,0 +1,185 @@
+"""The training script as people run it."""
+
+import json
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from run_scripts import run_here, start, tiny_model_folder, write_chat
+
+SCRIPT = "training/train_lora.py"
+
+
+def arguments(tmp_path, **settings):
+    chosen = {
+        "training_data_path": tmp_path / "chat.jsonl",
+        "base_model": "sample",
+        "output_dir": tmp_path / "adapters",
+        "logs_dir": tmp_path / "logs",
+        "max_steps": 4,
+        "gradient_accumulation_steps": 4,
+        "max_seq_length": 256,
+        "context_tokens": 16,
+        "max_validation_messages": 6,
+        "learning_rate": "1e-3",
+        "log_every_steps": 1,
+        "save_every_steps": 1000,
+        **settings,
+    }
+    return [word for key, value in chosen.items() for word in ("--" + key.replace("_", "-"), value)]
+
+
+def error_of(capsys):
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err + captured.out
+    return captured.err
+
+
+def test_a_missing_data_file_is_said_with_the_next_step(tmp_path, monkeypatch, capsys):
+    assert run_here(monkeypatch, SCRIPT, *arguments(tmp_path)) == 2
+    assert "prepare_training_data.py" in error_of(capsys)
+
+
+def test_an_empty_data_file_is_said_with_the_next_step(tmp_path, monkeypatch, capsys):
+    (tmp_path / "chat.jsonl").write_text("")
+    assert run_here(monkeypatch, SCRIPT, *arguments(tmp_path)) == 2
+    assert "prepare_training_data.py" in error_of(capsys)
+
+
+def test_an_unknown_persona_is_said_with_the_nearest(tmp_path, monkeypatch, capsys):
+    write_chat(tmp_path / "chat.jsonl")
+    model = tiny_model_folder(tmp_path)
+    words = arguments(tmp_path, base_model=model, persona="adda")
+    assert run_here(monkeypatch, SCRIPT, *words) == 2
+    assert "the nearest are ada" in error_of(capsys)
+
+
+@pytest.mark.parametrize("name", ["./no/such/folder", "C:\\models\\none", "nobody/nothing-7B"])
+def test_a_model_that_is_not_there_is_said_with_the_next_step(tmp_path, monkeypatch, capsys, name):
+    write_chat(tmp_path / "chat.jsonl")
+    assert run_here(monkeypatch, SCRIPT, *arguments(tmp_path, base_model=name)) == 2
+    error = error_of(capsys)
+    assert "BASE_MODEL" in error and "sample" in error
+
+
+def test_a_folder_without_a_model_is_said_with_the_next_step(tmp_path, monkeypatch, capsys):
+    write_chat(tmp_path / "chat.jsonl")
+    assert run_here(monkeypatch, SCRIPT, *arguments(tmp_path, base_model=tmp_path)) == 2
+    assert "does not hold a model" in error_of(capsys)
+
+
+def test_a_model_larger_than_memory_is_refused_before_it_is_loaded(tmp_path, monkeypatch, capsys):
+    write_chat(tmp_path / "chat.jsonl")
+    model = tiny_model_folder(tmp_path)
+    config = json.loads((model / "config.json").read_text())
+    config |= {"hidden_size": 32_768, "intermediate_size": 131_072, "num_hidden_layers": 400}
+    (model / "config.json").write_text(json.dumps(config))
+    assert run_here(monkeypatch, SCRIPT, *arguments(tmp_path, base_model=model)) == 2
+    error = error_of(capsys)
+    assert "GB free" in error and "smaller BASE_MODEL" in error
+
+
+def test_an_output_that_cannot_be_written_is_said_with_the_next_step(tmp_path, monkeypatch, capsys):
+    write_chat(tmp_path / "chat.jsonl")
+    (tmp_path / "adapters").write_text("a file where a folder is due")
+    words = arguments(tmp_path, base_model=tiny_model_folder(tmp_path))
+    assert run_here(monkeypatch, SCRIPT, *words) == 2
+    assert "OUTPUT_DIR" in error_of(capsys)
+
+
+def test_all_settings_problems_come_at_once(tmp_path, monkeypatch, capsys):
+    words = arguments(tmp_path, learning_rate="fast", epochs="-1")
+    assert run_here(monkeypatch, SCRIPT, *words) == 2
+    error = error_of(capsys)
+    assert "LEARNING_RATE" in error and "EPOCHS" in error
+
+
+def test_a_whole_run_writes_a_plain_adapter_and_its_logs(tmp_path, monkeypatch, capsys):
+    write_chat(tmp_path / "chat.jsonl")
+    words = arguments(
+        tmp_path, base_model=tiny_model_folder(tmp_path), quantization="none", persona="ada"
+    )
+    assert run_here(monkeypatch, SCRIPT, *words) == 0
+    folder = tmp_path / "adapters" / "ada-tiny"
+    names = {path.name for path in folder.iterdir()}
+    assert {"adapter_model.safetensors", "adapter_config.json", "run.json", "README.md"} <= names
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert run["steps"] == 4
+    assert set(run["losses"]) >= {"base_nats_per_token", "trained_bits_per_character"}
+    log = (tmp_path / "logs" / "training.log").read_text(encoding="utf-8")
+    for word in ("step 4 of 4", "loss", "learning rate", "messages/s", "tokens/s", "GB", "left"):
+        assert word in log
+    records = [
+        json.loads(line) for line in (tmp_path / "logs" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [r["step"] for r in records if "loss" in r] == [1, 2, 3, 4]
+    assert list((tmp_path / "logs" / "tensorboard").rglob("events.out.*"))
+    capsys.readouterr()
+    assert run_here(monkeypatch, SCRIPT, *words) == 0
+    assert "The adapter is finished" in capsys.readouterr().out
+    further = [*words, "--continue-from", folder, "--epochs", "0.5"]
+    assert run_here(monkeypatch, SCRIPT, *further) == 0
+    assert (tmp_path / "adapters" / "ada-tiny-further" / "run.json").is_file()
+
+
+def finish(process):
+    out, err = process.communicate(timeout=280)
+    return process.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="sends Ctrl+C the POSIX way")
+def test_a_run_stopped_by_ctrl_c_ends_as_an_undisturbed_one(tmp_path):
+    """The real thing: sample model, NF4, dropout, two processes, compared byte for byte."""
+    write_chat(tmp_path / "chat.jsonl")
+    undisturbed = arguments(tmp_path, output_dir=tmp_path / "undisturbed", persona="ada")
+    code, _, error = finish(start(SCRIPT, *undisturbed))
+    assert code == 0, error
+
+    words = arguments(tmp_path, persona="ada")
+    process = start(SCRIPT, *words, PYTHONIOENCODING="cp1252")
+    metrics = tmp_path / "logs" / "metrics.jsonl"
+    before = metrics.read_text().count('"loss"')
+    while metrics.read_text().count('"loss"') < before + 2 and process.poll() is None:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    code, out, error = finish(process)
+    assert code == 130, out + error
+    assert "Run the same command again" in error
+
+    code, out, error = finish(start(SCRIPT, *words, PYTHONIOENCODING="cp1252"))
+    assert code == 0, error
+    assert "going on after step" in out
+    ends = [
+        (tmp_path / name / "ada-sample" / "adapter_model.safetensors").read_bytes()
+        for name in ("undisturbed", "adapters")
+    ]
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.slow
+def test_a_utf16_env_file_and_a_cp1252_console_work_on_every_script(tmp_path):
+    write_chat(tmp_path / "chat.jsonl", people=("Zoë ✨", "Łukasz"))
+    env = tmp_path / "my.env"
+    text = (
+        f'TRAINING_DATA_PATH="{tmp_path / "chat.jsonl"}"\r\nPERSONA=Zoë ✨\r\nMAX_STEPS=2\r\n'
+        f"GRADIENT_ACCUMULATION_STEPS=2\r\nOUTPUT_DIR={tmp_path / 'adapters'}\r\n"
+        f"LOGS_DIR={tmp_path / 'logs'}\r\nMAX_VALIDATION_MESSAGES=4\r\nMAX_REPLY_TOKENS=40\r\n"
+    )
+    env.write_bytes(text.encode("utf-16"))
+    for script, *words in (
+        ("scripts/analyze_training_data.py", "--show-sample", "2"),
+        (SCRIPT,),
+        ("scripts/chat.py", "--message", "hello ✨", "--json", "--seed", "3"),
+        ("scripts/chat.py", "--message", "hello ✨", "--base"),
+    ):
+        code, out, error = finish(
+            start(script, "--env-file", env, *words, PYTHONIOENCODING="cp1252")
+        )
+        assert code == 0, (script, error)
+        assert "Traceback" not in error
+        if "--json" in words:
+            assert json.loads(out)["voice"] == "Zoë ✨"
