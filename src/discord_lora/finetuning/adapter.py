@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from discord_lora.adapter_folder import RunInfo, read_run_info
@@ -20,6 +21,7 @@ def attach_adapter(model: Any, settings: Settings) -> Any:
     """
     if settings.continue_from is not None:
         return _continue(model, settings.continue_from, settings)
+    torch.manual_seed(settings.seed)  # LoRA's A matrices start at random
     targets = settings.lora_target_modules.strip()
     config = LoraConfig(
         task_type="CAUSAL_LM",
