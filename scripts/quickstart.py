@@ -65,7 +65,7 @@ def quick_start() -> int:
     step("3/6  What is in it")
     run("scripts/analyze_training_data.py", "--env-file", ENV_FILE, "--show-sample", "1")
 
-    step("4/6  Training: the slow part, a few minutes (on a 2080 Ti it would be seconds)")
+    step("4/6  Training: the slow part, a few minutes")
     run("training/train_lora.py", "--env-file", ENV_FILE)
 
     step("5/6  The same three messages, before and after")

@@ -1,12 +1,17 @@
 """What every test gets."""
 
 import os
+import signal
 
 # Read when huggingface_hub is imported: no test may ask the network for a model.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
+
+# A shell that starts the tests in the background lets them ignore Ctrl+C, and so would every
+# process that they start to be interrupted.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The models of the fast tests are so small that threads cost more than they bring.
 torch.set_num_threads(1)

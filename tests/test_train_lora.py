@@ -125,6 +125,19 @@ def test_a_whole_run_writes_a_plain_adapter_and_its_logs(tmp_path, monkeypatch, 
     assert (tmp_path / "adapters" / "ada-tiny-further" / "run.json").is_file()
 
 
+def test_ready_conversations_are_trained_and_talked_to(tmp_path, monkeypatch, capsys):
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello there"}]
+    sharegpt = [{"from": "human", "value": "how are you?"}, {"from": "gpt", "value": "I am fine"}]
+    lines = [{"messages": turns}, {"conversations": sharegpt}] * 10
+    (tmp_path / "chat.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    words = arguments(tmp_path, base_model=tiny_model_folder(tmp_path), quantization="none")
+    assert run_here(monkeypatch, SCRIPT, *words) == 0
+    assert "19 messages in 19 examples" in capsys.readouterr().out
+    chat = ["--output-dir", tmp_path / "adapters", "--message", "hi", "--json"]
+    assert run_here(monkeypatch, "scripts/chat.py", *chat, "--max-reply-tokens", "3") == 0
+    assert json.loads(capsys.readouterr().out)["voice"] == "Bot"
+
+
 def finish(process):
     out, err = process.communicate(timeout=280)
     return process.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace")

@@ -111,7 +111,7 @@ class Settings(BaseSettings):
     top_p: float = Field(0.95, gt=0, le=1, description="pick among words of this total likelihood")
     min_p: Fraction = Field(0.05, description="ignore words this much less likely than the best")
     repetition_penalty: float = Field(
-        1.1, ge=1, description="above 1 makes words less likely that were just said"
+        1.0, ge=1, description="above 1 makes words less likely that were just said"
     )
     max_reply_tokens: Positive = Field(200, description="longest reply in tokens")
 

@@ -60,8 +60,11 @@ class RunLog:
         self.progress.start()
         return self
 
-    def __exit__(self, *_exception: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         self.progress.stop()
+        if error is not None:
+            # In the morning the log has to say why it ended.
+            self._write_line(f"stopped: {str(error) or type(error).__name__}")
         self.text.close()
         self.metrics.close()
 

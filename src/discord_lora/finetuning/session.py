@@ -49,6 +49,9 @@ def make_accelerator(settings: Settings, hardware: Hardware, run: str) -> Accele
             project_dir=str(settings.logs_dir), logging_dir=str(logging_dir)
         ),
     )
+    if accelerator.num_processes > 1:
+        # Each process would train on everything: the steps are not divided among them yet.
+        raise UserError("Training runs in one process for now; start it with plain `python`.")
     accelerator.init_trackers(run)
     return accelerator
 

@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pytest
+
+from discord_lora.base_model import load_base_model, load_tokenizer, locate_base_model, weight_bytes
+from discord_lora.console import UserError
+from discord_lora.conversations.prompt_format import PromptFormat, persona_voice
+from discord_lora.hardware import detect_hardware
+from fakes import conversation, say
+from run_scripts import ROOT, tiny_model_folder
+
+
+def bytes_of(model):
+    tensors = {t.data_ptr(): t for t in (*model.parameters(), *model.buffers())}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def test_the_weights_take_what_was_foretold(tmp_path):
+    folder = str(tiny_model_folder(tmp_path))
+    model = load_base_model(folder, detect_hardware(), "none")
+    assert weight_bytes(folder, detect_hardware(), "none") == pytest.approx(
+        bytes_of(model), rel=0.01
+    )
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_folder_and_a_hub_name_are_told_apart(tmp_path):
+    assert locate_base_model(str(tmp_path), print) == str(tmp_path)
+    name = "mistralai/Mistral-7B-Instruct-v0.3"
+    assert locate_base_model(name, print) == name
+    with pytest.raises(UserError, match="there is no folder"):
+        locate_base_model(str(tmp_path / "gone"), print)
+
+
+@pytest.mark.slow
+def test_the_sample_model_in_nf4(monkeypatch):
+    """Memory as foretold, and a prompt that its own chat template would have written."""
+    monkeypatch.chdir(ROOT)
+    location = locate_base_model("sample", print)
+    model = load_base_model(location, detect_hardware(), "nf4")
+    foretold = weight_bytes(location, detect_hardware(), "nf4")
+    states = sum(
+        state.absmax.numel() + 4 * state.state2.absmax.numel()
+        for module in model.modules()
+        if (state := getattr(getattr(module, "weight", None), "quant_state", None)) is not None
+    )
+    assert foretold == pytest.approx(bytes_of(model) + states, rel=0.02)
+
+    tokenizer = load_tokenizer(location)
+    prompt_format = PromptFormat(tokenizer, persona_voice("Ada", "id-Ada"))
+    talk = conversation(say("Bob", "hi, what's up?"), say("Ada", "not much :)", minute=1))
+    chat = [
+        {"role": "system", "content": "You are Ada, chatting on Discord."},
+        {"role": "user", "content": "Bob: hi, what's up?"},
+        {"role": "assistant", "content": "not much :)"},
+    ]
+    expected = tokenizer.apply_chat_template(chat)["input_ids"]
+    ours = prompt_format.encode(talk).input_ids
+    assert expected[: len(ours)] == ours
+    assert Path(location).is_dir()
