@@ -26,10 +26,11 @@ BEFORE_INSTALLATION = [
     LIBRARY / "__init__.py",
     LIBRARY / "bootstrap.py",
     LIBRARY / "commands.py",
+    LIBRARY / "torch_build.py",
     ROOT / "scripts" / "check.py",
     ROOT / "scripts" / "quickstart.py",
 ]
-ALSO_BEFORE = {"discord_lora.bootstrap", "discord_lora.commands"}
+ALSO_BEFORE = {"discord_lora.bootstrap", "discord_lora.commands", "discord_lora.torch_build"}
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 LONGEST_SCRIPT = 150
 LONGEST_FUNCTION = 60

@@ -37,7 +37,7 @@ def repository(tmp_path):
 def make_repository(root):
     package = root / "src" / "discord_lora"
     package.mkdir(parents=True)
-    for name in ("__init__.py", "bootstrap.py", "commands.py"):
+    for name in ("__init__.py", "bootstrap.py", "commands.py", "torch_build.py"):
         shutil.copy(ROOT / "src" / "discord_lora" / name, package / name)
     make_wheel(root / "wheels", "1")
     (root / "script.py").write_text(textwrap.dedent(SCRIPT), encoding="utf-8")
