@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from discord_lora.console import make_console, run_script
+from discord_lora.console import make_console, plainly, run_script
 from discord_lora.settings import (
     Settings,
     add_setting_options,
@@ -60,10 +60,10 @@ def main() -> int | None:
     console = make_console()
     data = read_training_data(settings.training_data_path)
     show_messages(data, console)
-    location = locate_base_model(settings.base_model, console.print)
+    location = locate_base_model(settings.base_model, plainly(console))
     dataset = make_dataset(data, settings, load_tokenizer(location))
     show_examples(dataset, settings, console)
-    show_samples(dataset, args.show_sample, settings.seed, console)
+    show_samples(dataset, max(0, args.show_sample), settings.seed, console)
     return None
 
 
@@ -73,6 +73,8 @@ def show_messages(data: "TrainingData", console: Console) -> None:
         f"{data.lines:,} lines: {len(data.messages):,} messages, "
         f"{len(data.conversations):,} ready conversations, {len(data.rejects):,} unreadable"
     )
+    for line in data.remarks():
+        console.print(line, markup=False)
     if not data.messages:
         return
     people = Counter(message.author for message in data.messages)
@@ -99,7 +101,7 @@ def show_examples(dataset: "Dataset", settings: Settings, console: Console) -> N
     trained = sum(int(example.trained.sum()) for example in examples)
     console.print(
         f"{len(dataset.training):,} conversations to train on, {len(dataset.validation):,} held "
-        f"out\n{messages:,} messages of {dataset.voice.name} in {len(examples):,} examples, "
+        f"out\n{messages:,} messages of {dataset.voice.learns_from} in {len(examples):,} examples, "
         f"{tokens:,} tokens, {trained:,} of them trained ({trained / tokens:.0%})\n"
         f"{messages:,} / {settings.messages_per_step} = "
         f"{steps_per_epoch(messages, settings.messages_per_step):,} optimizer steps an epoch",
@@ -116,9 +118,8 @@ def show_samples(dataset: "Dataset", count: int, seed: int, console: Console) ->
     decode = dataset.prompt_format.tokenizer.decode
     for number in chosen:
         example = examples[number]
-        console.rule(
-            f"conversation {example.conversation_id}, {len(example)} tokens", characters="-"
-        )
+        title = Text(f"conversation {example.conversation_id}, {len(example)} tokens")
+        console.rule(title, characters="-")
         text = Text()
         borders = np.flatnonzero(np.diff(example.trained)) + 1
         for run in np.split(np.arange(len(example)), borders):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from discord_lora.console import make_console, run_script
+from discord_lora.console import make_console, plainly, run_script
 from discord_lora.settings import add_setting_options, parse_with_settings, script_parser
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def main() -> int | None:
     )
     add_setting_options(parser, SETTINGS)
     args, settings = parse_with_settings(parser)
-    if args.json and not args.message:
+    if args.json and args.message is None:
         parser.error("--json needs --message")
 
     from discord_lora.adapter_folder import find_adapter
@@ -57,14 +57,16 @@ def main() -> int | None:
     # What is not the answer goes to stderr, so that scripts can read stdout.
     console = make_console(stderr=True)
     console.print(f"loading {folder}", markup=False)
-    engine = ReplyEngine.load(folder, detect_hardware(), console.print)
+    engine = ReplyEngine.load(folder, detect_hardware(), plainly(console))
     dialogue = Dialogue(engine, Sampling.from_settings(settings), name=args.name)
     dialogue.use_adapter = not args.base
     dialogue.seed = args.reply_seed
-    if args.message:
+    if args.message is not None:
         answer_once(dialogue, args.message, as_json=args.json, adapter=str(folder))
     else:
-        console.print(f"You are talking to {engine.voice.name}. /reset /retry /as NAME /quit")
+        console.print(
+            f"You are talking to {engine.voice.name}. /reset /retry /as NAME /quit", markup=False
+        )
         converse(dialogue)
     return None
 

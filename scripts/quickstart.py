@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
-from discord_lora.bootstrap import ensure_environment  # noqa: E402
+from discord_lora.bootstrap import ensure_environment, run_as_child  # noqa: E402
 
 if TYPE_CHECKING:
     from discord_lora.settings import Settings
@@ -130,7 +129,7 @@ def run(script: str, *arguments: str | Path) -> None:
     """Run one of the project's scripts as you would; what it says is shown as it says it."""
     words = [script, *map(str, arguments)]
     say_plainly("> python " + " ".join(words))
-    code = subprocess.call([sys.executable, *words], cwd=ROOT)
+    code = run_as_child([sys.executable, *words])
     if code:
         sys.exit(code)
 

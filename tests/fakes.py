@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from discord_lora.conversations.build import Conversation
@@ -50,6 +50,25 @@ def make_tokenizer(chat_template: str | None = CHATML) -> PreTrainedTokenizerFas
         eos_token=end,
         pad_token=end,
         chat_template=chat_template,
+    )
+
+
+def make_sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer that puts a space before each text by itself, as Llama 2 and Mistral do."""
+    text = "hello there how are you I am fine what's up hi Bob: Cy: Ada: you? You"
+    words = text.split()
+    pieces = [*SPECIAL, "<unk>", "\n", "▁", *(chr(n) for n in range(33, 127))]
+    vocabulary = {
+        piece: n for n, piece in enumerate([*pieces, *dict.fromkeys("▁" + w for w in words)])
+    }
+    core = Tokenizer(models.WordPiece(vocabulary, unk_token="<unk>", continuing_subword_prefix=""))
+    core.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
+    core.add_special_tokens(SPECIAL)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", chat_template=MISTRAL_LIKE
     )
 
 

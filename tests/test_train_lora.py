@@ -132,7 +132,7 @@ def test_ready_conversations_are_trained_and_talked_to(tmp_path, monkeypatch, ca
     (tmp_path / "chat.jsonl").write_text("\n".join(map(json.dumps, lines)))
     words = arguments(tmp_path, base_model=tiny_model_folder(tmp_path), quantization="none")
     assert run_here(monkeypatch, SCRIPT, *words) == 0
-    assert "19 messages in 19 examples" in capsys.readouterr().out
+    assert "19 messages of Bot in 19 examples" in capsys.readouterr().out
     chat = ["--output-dir", tmp_path / "adapters", "--message", "hi", "--json"]
     assert run_here(monkeypatch, "scripts/chat.py", *chat, "--max-reply-tokens", "3") == 0
     assert json.loads(capsys.readouterr().out)["voice"] == "Bot"

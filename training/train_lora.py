@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from discord_lora.console import make_console, run_script
+from discord_lora.console import make_console, plainly, run_script
 from discord_lora.settings import (
     Settings,
     add_setting_options,
@@ -42,16 +42,17 @@ def main() -> int | None:
 
     console = make_console()
     dataset, location = load_dataset(settings, console)
-    plan = make_plan(settings, dataset, console)
-    folder = choose_run_folder(
-        settings, dataset.voice, fingerprint(dataset.training_examples), fresh=args.fresh
-    )
+    data_fingerprint = fingerprint(dataset.training_examples)
+    plan = make_plan(settings, dataset, data_fingerprint, console)
+    folder = choose_run_folder(settings, dataset.voice, data_fingerprint, fresh=args.fresh)
     if folder.is_finished:
         say_finished(folder.path, console)
         return None
     folder.create()
     console.print(f"loading {settings.base_model}", markup=False)
-    session = Session.open(settings, dataset, plan, location=location, folder=folder)
+    session = Session.open(
+        settings, dataset, plan, location=location, folder=folder, console=console
+    )
     session.run(console)
     say_finished(folder.path, console)
     return None
@@ -64,17 +65,18 @@ def load_dataset(settings: Settings, console: Console) -> "tuple[Dataset, str]":
     from discord_lora.messages.training_data import read_training_data
 
     data = read_training_data(settings.training_data_path)
-    for reject in data.rejects[:5]:
-        console.print(f"not read: {reject.file}, {reject.place}: {reject.reason}", markup=False)
-    if len(data.rejects) > 5:
-        console.print(f"not read: {len(data.rejects) - 5:,} more places", markup=False)
-    location = locate_base_model(settings.base_model, console.print)
+    for line in data.remarks():
+        console.print(line, markup=False)
+    location = locate_base_model(settings.base_model, plainly(console))
     return make_dataset(data, settings, load_tokenizer(location)), location
 
 
-def make_plan(settings: Settings, dataset: "Dataset", console: Console) -> "TrainingPlan":
+def make_plan(
+    settings: Settings, dataset: "Dataset", data_fingerprint: str, console: Console
+) -> "TrainingPlan":
     """The optimizer steps of this run, with the arithmetic shown."""
     from discord_lora.conversations.packing import plan_training
+    from discord_lora.finetuning.adapter import steps_already_seen
 
     plan = plan_training(
         dataset.training_examples,
@@ -82,13 +84,16 @@ def make_plan(settings: Settings, dataset: "Dataset", console: Console) -> "Trai
         epochs=settings.epochs,
         max_steps=settings.max_steps,
         seed=settings.seed,
+        skip_steps=steps_already_seen(settings, data_fingerprint),
     )
     held_out = sum(example.targets for example in dataset.validation_examples)
     console.print(
-        f"learning to speak as {dataset.voice.name}: {plan.messages:,} messages in "
-        f"{len(plan.examples):,} examples; held-out loss on {held_out:,} further messages\n"
+        f"learning to speak as {dataset.voice.name}: {plan.messages:,} messages of "
+        f"{dataset.voice.learns_from} in {len(plan.examples):,} examples; held-out loss on "
+        f"{held_out:,} further messages\n"
         f"{plan.messages:,} / ({settings.batch_size} x {settings.gradient_accumulation_steps}) = "
-        f"{plan.steps_per_epoch:,} steps an epoch; this run: {plan.steps:,} steps",
+        f"{plan.steps_per_epoch:,} steps an epoch; this run: {plan.steps:,} steps"
+        + (f", after {plan.skip_steps:,} that the adapter has seen" if plan.skip_steps else ""),
         markup=False,
     )
     return plan

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
+from safetensors import SafetensorError
+
 from discord_lora.console import UserError
 from discord_lora.conversations.prompt_format import PROMPT_FORMAT_VERSION, Voice
 
@@ -28,6 +31,9 @@ class RunInfo:
     """SHA-256 over the tokens and masks of all examples."""
     versions: dict[str, str]
     steps: int = 0
+    """Steps of this run."""
+    steps_before: int = 0
+    """Steps on the same data that the adapter had behind it when this run went on with it."""
     losses: dict[str, float] = field(default_factory=dict)
     """Held-out loss in nats a token and bits a character, before and after training."""
     prompt_format_version: int = PROMPT_FORMAT_VERSION
@@ -51,16 +57,46 @@ def read_run_info(folder: Path) -> RunInfo:
         )
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
+        _check_format(folder, raw["prompt_format_version"])
         raw["voice"] = Voice(**raw["voice"])
         info = RunInfo(**raw)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}); train again or restore it.") from None
-    if info.prompt_format_version != PROMPT_FORMAT_VERSION:
-        raise UserError(
-            f"{folder} was trained with prompt format {info.prompt_format_version}, and this "
-            f"version speaks {PROMPT_FORMAT_VERSION}; train again, or install the older version."
-        )
     return info
+
+
+def load_adapter(model: Any, folder: Path, *, is_trainable: bool = False) -> Any:
+    """Put the adapter of `folder` on its base model; only safetensors are read.
+
+    Raises:
+        UserError: the weights are damaged or belong to another model.
+    """
+    try:
+        return PeftModel.from_pretrained(
+            model, str(folder), is_trainable=is_trainable, use_safetensors=True
+        )
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"The adapter in {folder} cannot be loaded ({reason}); train again or restore it."
+        ) from error
+
+
+def _check_format(folder: Path, version: object) -> None:
+    if version != PROMPT_FORMAT_VERSION:
+        raise UserError(
+            f"{folder} was trained with prompt format {version}, and this version of the project "
+            f"speaks {PROMPT_FORMAT_VERSION}; train again, or install the version that made it."
+        )
+
+
+def _is_of(folder: Path, persona: str) -> bool:
+    if not persona:
+        return True
+    try:
+        return bool(read_run_info(folder).settings.get("persona") == persona)
+    except UserError:
+        return False
 
 
 def find_adapter(output_dir: Path, name: str | None = None, *, persona: str = "") -> Path:
@@ -75,7 +111,7 @@ def find_adapter(output_dir: Path, name: str | None = None, *, persona: str = ""
     finished = [
         path
         for path in output_dir.glob(f"*/{WEIGHTS_FILE}")
-        if not persona or read_run_info(path.parent).settings.get("persona") == persona
+        if (path.parent / RUN_FILE).is_file() and _is_of(path.parent, persona)
     ]
     if not finished:
         raise UserError(

@@ -1,5 +1,6 @@
 """The frozen model under the adapter: finding it, its tokenizer, its 4-bit weights."""
 
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -84,8 +86,13 @@ def _from_hub(load: Callable[..., Any], location: str, **options: Any) -> Any:
     """Load from a folder, the cache or the hub; what goes wrong there in one sentence."""
     try:
         return load(location, trust_remote_code=False, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise UserError(_hub_problem(location, error)) from error
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise UserError(
+            f"BASE_MODEL: memory ran out while {location} was loaded; close other programs or "
+            "choose a smaller model."
+        ) from error
 
 
 def _hub_problem(location: str, error: Exception) -> str:
@@ -94,12 +101,12 @@ def _hub_problem(location: str, error: Exception) -> str:
         return (
             f"BASE_MODEL: the folder {location} does not hold a model this can load: {text[:300]}"
         )
-    if "gated" in text.lower() or "401" in text or "403" in text:
+    if "gated" in text.lower() or re.search(r"\b40[13] (Client|Forbidden|Unauthorized)", text):
         return (
             f"BASE_MODEL: {location} is gated or unknown; accept its licence on "
             f"https://huggingface.co/{location} and put your token into HF_TOKEN."
         )
-    if "connect" in text.lower() or "offline" in text.lower() or "couldn't reach" in text.lower():
+    if re.search(r"connect|offline|couldn't reach|outgoing traffic", text, re.IGNORECASE):
         return (
             f"BASE_MODEL: {location} is not on this computer and huggingface.co cannot be reached; "
             "connect to the internet, or set BASE_MODEL to a model folder or to 'sample'."
@@ -128,8 +135,14 @@ def linear_layers(model: Any) -> list[nn.Linear]:
 def weight_bytes(location: str, hardware: Hardware, quantization: str) -> int:
     """Bytes of the loaded weights, from the model's configuration alone."""
     config = _from_hub(AutoConfig.from_pretrained, location)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except ValueError:
+        raise UserError(
+            f"BASE_MODEL: {location} is not a model that writes text one token after the other; "
+            "choose a causal language model such as mistralai/Mistral-7B-Instruct-v0.3."
+        ) from None
     unquantized = torch.finfo(hardware.dtype).bits // 8
     total = sum(parameter.numel() for parameter in model.parameters())
     in_linear = sum(layer.in_features * layer.out_features for layer in linear_layers(model))

@@ -300,7 +300,7 @@ def rerun(root: Path) -> NoReturn:
     sys.exit(run_as_child(command, environment))
 
 
-def run_as_child(command: Sequence[str], environment: dict[str, str]) -> int:
+def run_as_child(command: Sequence[str], environment: dict[str, str] | None = None) -> int:
     """Run to the end and return the exit code: Windows has no exec that keeps the console.
 
     Ctrl+C reaches the child too, and the child says goodbye: the parent only waits for it.

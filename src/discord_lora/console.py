@@ -43,6 +43,11 @@ def make_console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, soft_wrap=not stream.isatty())
 
 
+def plainly(console: Console) -> Callable[[str], None]:
+    """Print lines as they are: a name in brackets is no markup."""
+    return lambda line: console.print(line, markup=False)
+
+
 def make_progress(console: Console) -> Progress:
     """A progress bar with counts and the time left; silent where nobody is watching."""
     return Progress(
@@ -61,6 +66,8 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Run an entry script: a user's mistake never shows a traceback, a bug always does."""
     console = make_console(stderr=True)
     make_console()
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="replace")
     try:
         sys.exit(main() or EXIT_DONE)
     except UserError as error:
@@ -76,6 +83,6 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
         console.print("Stopped.", markup=False)
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
-        # `script | head` closed the pipe: nobody is left to tell.
+        # `script | head` closed the pipe: nobody is left to tell, and the work is not done.
         sys.stderr.close()
-        sys.exit(EXIT_DONE)
+        sys.exit(EXIT_INTERRUPTED)

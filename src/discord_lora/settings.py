@@ -37,7 +37,7 @@ class Settings(BaseSettings):
         "", description="what the model is told before each conversation; empty: one fitting line"
     )
     conversation_gap_minutes: float = Field(
-        30.0, gt=0, description="minutes of silence in a channel that end a conversation"
+        30.0, gt=0, le=1e6, description="minutes of silence in a channel that end a conversation"
     )
     validation_fraction: Fraction = Field(
         0.05, description="share of each channel's last messages held out to measure the loss"
@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     )
 
     # The training
-    epochs: float = Field(1.0, gt=0, description="passes over the data; fractions allowed")
+    epochs: float = Field(1.0, gt=0, le=1e4, description="passes over the data; fractions allowed")
     max_steps: int = Field(0, ge=0, description="stop after this many steps; 0: EPOCHS decides")
     batch_size: Positive = Field(1, description="messages a step = BATCH_SIZE x accumulation")
     gradient_accumulation_steps: Positive = Field(
@@ -135,9 +135,13 @@ class Settings(BaseSettings):
     @classmethod
     def _booleans_in_their_usual_spellings(cls, value: object) -> object:
         text = str(value).strip().lower()
-        return {"1": "true", "yes": "true", "on": "true", "0": "false", "no": "false"}.get(
-            text, "false" if text == "off" else text
-        )
+        spellings = {"1": "true", "yes": "true", "on": "true"}
+        return (spellings | {"0": "false", "no": "false", "off": "false"}).get(text, text)
+
+    @field_validator("continue_from", mode="before")
+    @classmethod
+    def _empty_means_none(cls, value: object) -> object:
+        return None if value == "" else value
 
     @field_validator("quantization", "lr_scheduler", "optimizer", mode="before")
     @classmethod

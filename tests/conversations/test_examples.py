@@ -3,8 +3,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from discord_lora.conversations.build import from_ready
 from discord_lora.conversations.examples import Limits, make_examples
-from discord_lora.conversations.prompt_format import PromptFormat, persona_voice, server_voice
+from discord_lora.conversations.prompt_format import (
+    PromptFormat,
+    persona_voice,
+    ready_voice,
+    server_voice,
+)
+from discord_lora.messages.record import ReadyConversation, Turn
 from fakes import chatter, conversation, make_tokenizer, say
 
 TOKENIZER = make_tokenizer()
@@ -86,3 +93,41 @@ def test_characters_count_the_targets_alone():
     (example,) = make_examples([talk], prompt_format, Limits(256, 64))
     assert example.characters == 3
     assert example.input_ids.dtype == np.int32
+
+
+def test_what_a_target_answers_is_read_however_long_it_is():
+    question = " ".join(["how are you"] * 60)
+    talk = conversation(
+        say("Ada", "hi", id="1"),
+        say("Bob", question, minute=1, id="2"),
+        say("Ada", "fine", minute=2, id="3"),
+    )
+    prompt_format = PromptFormat(TOKENIZER, persona_voice("Ada", "id-Ada"))
+    examples = make_examples([talk], prompt_format, Limits(1024, 20, max_targets=1))
+    assert examples[-1].message_ids == ("3",)
+    assert question in TOKENIZER.decode(examples[-1].input_ids)
+
+
+def test_ready_conversations_are_read_as_far_as_there_is_room():
+    turns = []
+    for number in range(6):
+        turns += [
+            Turn("user", f"question{number} " + "how are you " * 20),
+            Turn("assistant", f"answer{number}", train=True),
+        ]
+    prompt_format = PromptFormat(TOKENIZER, ready_voice("Bot"))
+    talk = from_ready(ReadyConversation("r", tuple(turns)), 0)
+    examples = make_examples([talk], prompt_format, Limits(4096, 0, max_targets=2))
+    text = TOKENIZER.decode(examples[-1].input_ids)
+    assert all(f"question{n}" in text and f"answer{n}" in text for n in range(6))
+
+
+def test_a_message_without_room_beside_its_own_system_prompt_is_left_out():
+    turns = (
+        Turn("system", "how are you " * 500),
+        Turn("user", "hi"),
+        Turn("assistant", "ho", True),
+    )
+    prompt_format = PromptFormat(TOKENIZER, ready_voice("Bot"))
+    talk = from_ready(ReadyConversation("r", turns), 0)
+    assert make_examples([talk], prompt_format, Limits(256, 0)) == []

@@ -98,3 +98,13 @@ def test_the_first_token_of_an_example_is_nobodys_label(trained):
     full = TokenizedExample("x", ("1",), np.array([1, 2], np.int32), np.array([trained] * 2), 1)
     batch = collate([full, full])
     assert batch.labels.tolist() == ([2, 2] if trained else [])
+
+
+def test_half_an_epoch_more_is_the_other_half():
+    first = plan([1] * 40, 4, epochs=0.5)
+    more = plan_training(
+        first.examples, messages_per_step=4, epochs=0.5, max_steps=0, seed=1, skip_steps=first.steps
+    )
+    seen = [e.conversation_id for p in (first, more) for step in p.walk() for e in step]
+    assert sorted(seen) == sorted(e.conversation_id for e in first.examples)
+    assert [more.ends_epoch(step) for step in (1, 4, 5)] == [False, False, True]

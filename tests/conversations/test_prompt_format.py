@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +12,16 @@ from discord_lora.conversations.prompt_format import (
     server_voice,
 )
 from discord_lora.messages.record import ReadyConversation, Turn
-from fakes import CHATML, GEMMA_LIKE, MISTRAL_LIKE, chatter, conversation, make_tokenizer, say
+from fakes import (
+    CHATML,
+    GEMMA_LIKE,
+    MISTRAL_LIKE,
+    chatter,
+    conversation,
+    make_sentencepiece_tokenizer,
+    make_tokenizer,
+    say,
+)
 
 TEMPLATES = [CHATML, MISTRAL_LIKE, GEMMA_LIKE, None]
 ADA = persona_voice("Ada", "id-Ada")
@@ -118,7 +129,8 @@ def test_each_target_ends_with_the_token_that_stops_the_reply(template):
         if trained and not following
     ]
     assert ends == [prompt_format.end_of_turn_id]
-    assert prompt_format.end_of_turn_id in prompt_format.tokenizer.all_special_ids
+    native = "<|im_end|>" if template in (CHATML, GEMMA_LIKE) else "</s>"
+    assert prompt_format.tokenizer.decode(ends) == native
 
 
 def test_a_system_prompt_goes_where_the_template_wants_it():
@@ -158,3 +170,39 @@ def test_a_name_cannot_end_its_own_line():
     prompt_format = PromptFormat(make_tokenizer(), server_voice("Bot"))
     encoded = prompt_format.encode(conversation(say("Eve:\nAda", "hi")))
     assert "Eve Ada: hi" in prompt_format.tokenizer.decode(encoded.input_ids)
+
+
+def test_a_template_with_todays_date_renders_the_same_tomorrow(monkeypatch):
+    dated = "{{ '<s>' + strftime_now('%d %b %Y') + '\\n' }}" + CHATML
+    prompt_format = PromptFormat(make_tokenizer(dated), ADA)
+    text = prompt_format.tokenizer.decode(prompt_format.encode(TALK).input_ids)
+    assert text.startswith("<s>01 Jan 2026\n<|im_start|>system")
+
+
+def test_ready_conversations_meet_the_same_system_prompt_in_chat_and_training():
+    turns = (Turn("user", "hi"), Turn("assistant", "ho", train=True))
+    made = from_ready(ReadyConversation("r", turns), 0)
+    prompt_format = PromptFormat(make_tokenizer(), ready_voice("Bot", "be kind"))
+    asked = Conversation("c", "ready", made.messages[:1])
+    prompt = prompt_format.encode_prompt(asked)
+    assert prompt_format.encode(made).input_ids[: len(prompt)] == prompt
+    assert "be kind" in prompt_format.tokenizer.decode(prompt)
+
+
+def test_a_transcript_tells_the_turns_of_a_ready_conversation_apart():
+    turns = (Turn("user", "hi"), Turn("assistant", "ho", train=True))
+    made = from_ready(ReadyConversation("r", turns), 0)
+    prompt_format = PromptFormat(make_tokenizer(None), ready_voice("Bot"))
+    text = prompt_format.tokenizer.decode(prompt_format.encode(made).input_ids)
+    assert "User: hi</s>" in text and "Bot: ho</s>" in text
+
+
+@pytest.mark.parametrize("voice", [ADA, server_voice("Ada")], ids=["persona", "server"])
+def test_sentencepiece_puts_no_space_of_its_own_before_a_line_break(voice):
+    prompt_format = PromptFormat(make_sentencepiece_tokenizer(), voice)
+    encoded = prompt_format.encode(TALK)
+    tokens = prompt_format.tokenizer.convert_ids_to_tokens(encoded.input_ids)
+    breaks = [before for before, token in pairwise(tokens) if token == "\n"]
+    assert breaks and "▁" not in breaks
+    prompt = prompt_format.encode_prompt(Conversation("c", "general", TALK.messages[:5]))
+    assert encoded.input_ids[: len(prompt)] == prompt

@@ -2,8 +2,10 @@ import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from discord_lora.console import UserError
+from discord_lora.finetuning import checkpoints
 from discord_lora.finetuning.checkpoints import Checkpoint, is_whole, load_newest, save_checkpoint
 
 
@@ -90,3 +92,25 @@ def test_a_folder_that_cannot_be_written_ends_in_one_sentence(tmp_path):
     blocked.write_text("")
     with pytest.raises(UserError, match="Cannot save a checkpoint"):
         save_checkpoint(blocked, checkpoint(1))
+
+
+def test_damaged_newer_ones_never_push_out_a_whole_one(tmp_path):
+    for step in (5, 100, 150):
+        save_checkpoint(tmp_path, checkpoint(step))
+    for step in (100, 150):
+        (tmp_path / f"step-{step:08d}" / "state.pt").write_bytes(b"")
+    assert load_newest(tmp_path)[0] is None
+    save_checkpoint(tmp_path, checkpoint(50))
+    assert load_newest(tmp_path)[0].step == 50
+
+
+def test_a_full_disk_ends_in_one_sentence_and_keeps_the_checkpoint_before(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, checkpoint(5))
+
+    def full(*_):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(UserError, match="make room"):
+        save_checkpoint(tmp_path, checkpoint(10))
+    assert load_newest(tmp_path)[0].step == 5

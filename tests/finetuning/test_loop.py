@@ -18,6 +18,7 @@ from discord_lora.finetuning.loop import (
     accumulate_gradients,
     evaluate,
     fit,
+    neighbours_meet,
     restore,
     snapshot,
     summed_loss,
@@ -185,7 +186,7 @@ def test_a_loss_that_is_not_finite_ends_in_one_sentence_and_changes_no_weight():
     before = weights(state)
     with torch.no_grad():
         state.accelerator.unwrap_model(state.model).get_input_embeddings().weight.fill_(torch.nan)
-    with pytest.raises(UserError, match="Lower LEARNING_RATE"):
+    with pytest.raises(UserError, match="lower LEARNING_RATE"):
         fit(state, Events())
     assert all(torch.equal(value, before[name]) for name, value in weights(state).items())
 
@@ -196,7 +197,7 @@ def test_checkpoints_are_asked_for_on_time():
         make_state(epochs=2),
         Events(save=saved.append, epoch_ended=epochs.append, save_every_steps=4),
     )
-    assert saved == [4, 8, 12, 15, 16, 20, 24, 28]
+    assert saved == [4, 8, 12, 15, 16, 20, 24, 28, 30]
     assert epochs == [15]
 
 
@@ -214,3 +215,33 @@ def test_the_trained_model_says_its_line_and_stops_by_itself():
     sampling = Sampling(0, 1, 0, 1, max_reply_tokens=100)
     asked = conversation(say("Bob", "hi"))
     assert "".join(engine.reply(asked, sampling)) == "hello there"
+
+
+def test_a_model_through_which_neighbours_meet_is_recognised():
+    state = make_state()
+    vocabulary = 400
+    device = torch.device("cpu")
+    assert not neighbours_meet(state.model, vocabulary, device)
+
+    class Leaking(torch.nn.Module):
+        """Like a convolution or linear attention: the past leaks in whatever the positions say."""
+
+        def forward(self, input_ids, **options):
+            output = state.model(input_ids=input_ids, **options)
+            output.logits = output.logits.cumsum(dim=1)
+            return output
+
+    assert neighbours_meet(Leaking(), vocabulary, device)
+
+
+def test_single_examples_that_do_not_fit_are_not_tried_again(monkeypatch):
+    tries = []
+
+    def too_large(model, batch):
+        tries.append(1)
+        raise torch.OutOfMemoryError("planted")
+
+    monkeypatch.setattr(loop, "summed_loss", too_large)
+    with pytest.raises(UserError, match="GRADIENT_CHECKPOINTING"):
+        evaluate(make_state(packing=False))
+    assert len(tries) == 1

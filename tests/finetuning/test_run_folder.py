@@ -56,11 +56,18 @@ def test_a_named_run_is_never_given_another_folder(tmp_path):
         choose(tmp_path, run_name="mine", epochs=2)
 
 
-def test_fresh_starts_over(tmp_path):
-    finish(choose(tmp_path))
-    folder = choose(tmp_path, fresh=True, epochs=3)
-    assert folder.path.name == "ada-sample"
+def test_fresh_starts_this_run_over_and_touches_no_other(tmp_path):
+    finished = choose(tmp_path)
+    finish(finished)
+    choose(tmp_path, epochs=3).create()
+    with pytest.raises(UserError, match="ada-sample-2 holds"):
+        choose(tmp_path, epochs=2)
+    folder = choose(tmp_path, fresh=True, epochs=2)
+    assert folder.path.name == "ada-sample-2"
     assert not folder.path.exists()
+    assert finished.is_finished
+    assert choose(tmp_path, fresh=True).path == finished.path
+    assert not finished.path.exists()
 
 
 def test_names_say_who_and_which_model(tmp_path):

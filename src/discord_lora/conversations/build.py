@@ -27,7 +27,8 @@ last month's would teach the model that the two belong together."""
 READY_ASSISTANT = "assistant"
 """Author id of the trained turns of a ready conversation."""
 
-_MENTION = re.compile(r"@(\S+)")
+_MENTION = re.compile(r"@(\S+(?: \S+){0,4})")
+"""A name after `@` has no end of its own: up to five words are tried, the longest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +87,23 @@ class _Channel:
         return target
 
     def _mentioned(self, message: Message) -> int | None:
-        named = [
-            self.last_by_name[name.casefold().rstrip(".,:;!?")]
-            for name in _MENTION.findall(message.content)
-            if name.casefold().rstrip(".,:;!?") in self.last_by_name
+        named = [self._last_of(words) for words in _MENTION.findall(message.content)]
+        recent = [
+            index
+            for index in named
+            if index is not None and message.timestamp - self.messages[index].timestamp <= self.gap
         ]
-        recent = [n for n in named if message.timestamp - self.messages[n].timestamp <= self.gap]
         return max(recent, default=None)
+
+    def _last_of(self, words: str) -> int | None:
+        """The last message of the person whose name `words` begin with."""
+        parts = words.casefold().split(" ")
+        for count in range(len(parts), 0, -1):
+            name = " ".join(parts[:count])
+            index = self.last_by_name.get(name, self.last_by_name.get(name.rstrip(".,:;!?")))
+            if index is not None:
+                return index
+        return None
 
     def conversations(self) -> list[Conversation]:
         """The channel's conversations in the order in which they start."""
@@ -195,4 +206,6 @@ def from_ready(ready: ReadyConversation, order: int) -> Conversation:
         for number, turn in enumerate(ready.turns)
         if turn.role != "system"
     )
-    return Conversation(ready.id, "ready", messages, "\n".join(system) if system else "")
+    # Ids in such files need not be unique.
+    own_prompt = "\n".join(system) if system else None
+    return Conversation(f"{order}/{ready.id}", "ready", messages, own_prompt)

@@ -62,6 +62,7 @@ def make_dataset(data: TrainingData, settings: Settings, tokenizer: Any) -> Data
         make_examples(training, prompt_format, limits),
         _sample(make_examples(validation, prompt_format, whole), settings.max_validation_messages),
     )
+    prompt_format.forget_texts()
     if not dataset.training_examples:
         raise UserError(
             f"{settings.training_data_path} holds no message to train on: every line is context "
@@ -82,11 +83,20 @@ def _sample(examples: list[TokenizedExample], most: int) -> list[TokenizedExampl
 def choose_voice(data: TrainingData, settings: Settings) -> Voice:
     """The voice that PERSONA, BOT_NAME and the shape of the data ask for."""
     if data.conversations and not data.messages:
-        return ready_voice(settings.persona or settings.bot_name, settings.system_prompt)
+        prompt = settings.system_prompt or _usual_system_prompt(data)
+        return ready_voice(settings.persona or settings.bot_name, prompt)
     if settings.persona:
         member = find_persona(data.messages, settings.persona)
         return persona_voice(member.author, member.author_id, settings.system_prompt)
     return server_voice(settings.bot_name, settings.system_prompt)
+
+
+def _usual_system_prompt(data: TrainingData) -> str:
+    """What most ready conversations begin with: what a chat will begin with, too."""
+    prompts = Counter(
+        turn.content for c in data.conversations for turn in c.turns if turn.role == "system"
+    )
+    return prompts.most_common(1)[0][0] if prompts else ""
 
 
 def find_persona(messages: Sequence[Message], persona: str) -> Message:

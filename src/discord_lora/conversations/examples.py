@@ -56,12 +56,16 @@ class Limits:
 def make_examples(
     conversations: Sequence[Conversation], prompt_format: PromptFormat, limits: Limits
 ) -> list[TokenizedExample]:
-    """Every target message of the conversations, in exactly one example each."""
+    """Every target message of the conversations, in exactly one example each.
+
+    Left out are messages that have no room beside a system prompt of their own conversation.
+    """
     prompt_format.warm_up(m for c in conversations for m in c.messages)
     return [
         example
         for conversation in conversations
         for example in _Cutter(conversation, prompt_format, limits).examples()
+        if example.trained.any()
     ]
 
 
@@ -87,8 +91,9 @@ class _Cutter:
     def examples(self) -> Iterator[TokenizedExample]:
         run: list[int] = []
         for target in self.targets:
-            # A long stretch that nobody learns from is not worth reading in full.
-            if run and self._tokens(run[-1] + 1, target) > self.limits.context_tokens:
+            # A long stretch that nobody learns from is not worth reading in full. The message
+            # right before a target is: it is what the target answers.
+            if run and self._tokens(run[-1] + 1, target - 1) > self.limits.context_tokens:
                 yield from self._cut(run)
                 run = []
             run.append(target)
@@ -113,11 +118,24 @@ class _Cutter:
         yield from self._cut([t for t in targets if t < cut])
         yield from self._cut([t for t in targets if t >= cut])
 
-    def _example(self, first: int, end: int) -> TokenizedExample:
-        spare = min(self.limits.context_tokens, self.room - self._tokens(first, end))
+    def _start_of_context(self, first: int, end: int) -> int:
+        """Index from which on earlier messages are read before the target at `first`.
+
+        What the target answers is read whenever there is room at all: a model that learns to
+        answer what it cannot see learns to recite. Turns of a ready conversation all belong.
+        """
+        room = self.room - self._tokens(first, end)
+        is_ready = self.format.voice.kind == "ready"
+        spare = room if is_ready else min(self.limits.context_tokens, room)
         start = first
+        if start > 0 and self._tokens(start - 1, first) <= room:
+            start -= 1
         while start > 0 and self._tokens(start - 1, first) <= spare:
             start -= 1
+        return start
+
+    def _example(self, first: int, end: int) -> TokenizedExample:
+        start = self._start_of_context(first, end)
         stretch = replace(self.conversation, messages=self.messages[start:end], quoted=0)
         encoded = self.format.encode(stretch, first_target=first - start)
         # Only a single message that is longer than all the room there is gets cut short here.

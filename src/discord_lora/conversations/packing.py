@@ -48,6 +48,8 @@ class TrainingPlan:
     seed: int
     steps: int
     """Optimizer steps of the whole run."""
+    skip_steps: int = 0
+    """Steps that an adapter which is trained further has already seen of this data."""
 
     @property
     def messages(self) -> int:
@@ -63,10 +65,14 @@ class TrainingPlan:
         """The examples of each step from `first_step` (counted from 0) to the end of the run."""
         step = first_step
         while step < self.steps:
-            epoch, offset = divmod(step, self.steps_per_epoch)
+            epoch, offset = divmod(self.skip_steps + step, self.steps_per_epoch)
             for chosen in self._epoch(epoch)[offset : offset + self.steps - step]:
                 yield [self.examples[index] for index in chosen]
                 step += 1
+
+    def ends_epoch(self, step: int) -> bool:
+        """True if `step` (counted from 1) is the last one of a pass over the data."""
+        return (self.skip_steps + step) % self.steps_per_epoch == 0
 
     def _epoch(self, epoch: int) -> list[list[int]]:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.examples))
@@ -82,13 +88,14 @@ def plan_training(
     epochs: float,
     max_steps: int,
     seed: int,
+    skip_steps: int = 0,
 ) -> TrainingPlan:
     """Plan a run. `epochs` may be a fraction; `max_steps` > 0 ends it earlier."""
     messages = sum(example.targets for example in examples)
     steps = max(1, math.ceil(round(steps_per_epoch(messages, messages_per_step) * epochs, 6)))
     if max_steps:
         steps = min(steps, max_steps)
-    return TrainingPlan(examples, messages_per_step, seed, steps)
+    return TrainingPlan(examples, messages_per_step, seed, steps, skip_steps)
 
 
 def steps_per_epoch(messages: int, messages_per_step: int) -> int:

@@ -36,6 +36,9 @@ from discord_lora.messages.record import Message
 PROMPT_FORMAT_VERSION = 1
 """Raised whenever a change here would render the same conversation to other tokens."""
 
+_WARM_UP_BATCH = 4096
+"""Texts tokenized in one call; a million at once would take gigabytes."""
+
 VoiceKind = Literal["persona", "server", "ready"]
 
 _OPENING = "(...)"
@@ -51,6 +54,11 @@ class Voice:
     speaker_id: str
     """Author id of the persona; in the server's voice the id under which the bot itself speaks."""
     system_prompt: str
+
+    @property
+    def learns_from(self) -> str:
+        """Whose messages are the targets, in words."""
+        return "everybody" if self.kind == "server" else self.name
 
     def is_target(self, message: Message) -> bool:
         """True if the model learns to write this message."""
@@ -100,7 +108,9 @@ class PromptFormat:
         self.template = ChatTemplate.learn(tokenizer)
         self._text_ids: dict[str, list[int]] = {}
         self._control_ids: dict[str, list[int]] = {}
-        self._newline = self._control("\n")
+        # Alone, SentencePiece would put a space in front of it.
+        word_alone = len(self._control("x"))
+        self._newline = self._control("x\n")[word_alone:]
         # SentencePiece puts the space before a word by itself; byte-level BPE is given it.
         word = tokenizer.convert_ids_to_tokens(tokenizer("x", add_special_tokens=False).input_ids)
         self._space = "" if word and word[0].startswith("▁") else " "
@@ -112,8 +122,9 @@ class PromptFormat:
     @property
     def overhead(self) -> int:
         """Most tokens that the format spends besides the messages' own and the turns'."""
-        head = self._control(self.template.head) + self._text(self.voice.system_prompt)
-        return len(head) + len(self._text(_OPENING)) + self.turn_overhead + 8
+        head = sum(len(piece.token_ids) for piece in self._head(self.voice.system_prompt))
+        transcript = self._control(self.template.beginning) + self._text(self.voice.system_prompt)
+        return max(head, len(transcript) + 2) + len(self._text(_OPENING)) + self.turn_overhead
 
     @property
     def turn_overhead(self) -> int:
@@ -125,9 +136,14 @@ class PromptFormat:
         """Tokenize many messages at once: several times faster than one by one."""
         texts = {text for message in messages for text in self._texts(message)}
         missing = sorted(texts - self._text_ids.keys())
-        if missing:
-            batch = self.tokenizer(missing, add_special_tokens=False, split_special_tokens=True)
-            self._text_ids.update(zip(missing, batch.input_ids, strict=True))
+        for start in range(0, len(missing), _WARM_UP_BATCH):
+            some = missing[start : start + _WARM_UP_BATCH]
+            batch = self.tokenizer(some, add_special_tokens=False, split_special_tokens=True)
+            self._text_ids.update(zip(some, batch.input_ids, strict=True))
+
+    def forget_texts(self) -> None:
+        """Free the tokens that `warm_up` keeps."""
+        self._text_ids.clear()
 
     def message_length(self, message: Message) -> int:
         """Tokens of one message, its name included, without the turn around it."""
@@ -178,10 +194,15 @@ class PromptFormat:
     def _texts(self, message: Message) -> tuple[str, ...]:
         content = message.content.strip()
         if self._is_transcript:
-            return (f"{_shown_name(message.author)}:", self._space + content)
+            return (f"{_shown_name(self._author(message))}:", self._space + content)
         if message.author_id == self.voice.speaker_id or not message.author:
             return (content,)
         return (f"{_shown_name(message.author)}: {content}",)
+
+    def _author(self, message: Message) -> str:
+        """The turns of ready conversations have no names; a transcript cannot do without."""
+        is_voice = message.author_id == self.voice.speaker_id
+        return message.author or (self.voice.name if is_voice else "User")
 
     # Rendering -----------------------------------------------------------------------------
 
@@ -276,7 +297,7 @@ class ChatTemplate:
     """What a model's chat template puts around the texts of the turns.
 
     Learned by rendering texts that occur nowhere else and looking at what stands between them.
-    Trailing spaces are left out: the words after them bring their own.
+    Trailing spaces are left out, because SentencePiece puts one before each text by itself.
     """
 
     beginning: str = ""
@@ -307,7 +328,9 @@ class ChatTemplate:
                 raise ValueError("the tokenizer has no chat template and no end-of-text token")
             return cls(beginning=beginning or "", end_of_turn_id=tokenizer.eos_token_id)
         end_ids = tokenizer(plain[2], add_special_tokens=False).input_ids
-        special = set(tokenizer.all_special_ids)
+        # `all_special_ids` holds only those with a role, such as bos; templates use others, too.
+        added = tokenizer.added_tokens_decoder.items()
+        special = {number for number, token in added if token.special}
         closes_with_token = bool(end_ids) and end_ids[0] in special
         end_of_turn_id = end_ids[0] if closes_with_token else tokenizer.eos_token_id
         system = _split_template(tokenizer, ["system", *turns])
@@ -326,14 +349,23 @@ class ChatTemplate:
         )
 
 
+_FIXED_DATE = "{% macro strftime_now(format) %}01 Jan 2026{% endmacro %}"
+
+
 def _split_template(tokenizer: Any, roles: Sequence[str]) -> list[str] | None:
     """What the template writes before, between and after the texts; None if it cannot."""
     if not tokenizer.chat_template:
         return None
     texts = [f"Zq{number}{role}Zq" for number, role in enumerate(roles)]
     chat = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    template = tokenizer.get_chat_template()
+    if "strftime_now" in template:
+        # Today's date would make tomorrow's prompt another one than training saw.
+        template = _FIXED_DATE + template
     try:
-        rendered: str = tokenizer.apply_chat_template(chat, tokenize=False)
+        rendered: str = tokenizer.apply_chat_template(
+            chat, tokenize=False, chat_template=template, date_string="01 Jan 2026"
+        )
     except Exception:  # templates raise what they like to refuse a role
         return None
     parts = re.split("|".join(texts), rendered)

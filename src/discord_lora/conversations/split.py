@@ -60,7 +60,7 @@ def _cut_off(
     messages = conversation.messages
     behind = 0
     candidates = []
-    for index in range(len(messages) - 1, 0, -1):
+    for index in range(len(messages) - 1, conversation.quoted, -1):
         behind += is_target(messages[index])
         if behind > 1.5 * wanted:
             break
@@ -71,7 +71,7 @@ def _cut_off(
     cut = longest_silence(messages, candidates)
     return (
         [replace(conversation, messages=messages[:cut])],
-        [replace(conversation, id=conversation.id + "b", messages=messages[cut:])],
+        [replace(conversation, id=conversation.id + "b", messages=messages[cut:], quoted=0)],
     )
 
 

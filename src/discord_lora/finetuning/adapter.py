@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 
-from discord_lora.adapter_folder import RunInfo, read_run_info
+from discord_lora.adapter_folder import RunInfo, find_adapter, load_adapter, read_run_info
 from discord_lora.console import UserError
 from discord_lora.settings import Settings
 
@@ -20,7 +21,7 @@ def attach_adapter(model: Any, settings: Settings) -> Any:
         UserError: CONTINUE_FROM or LORA_TARGET_MODULES does not fit the base model.
     """
     if settings.continue_from is not None:
-        return _continue(model, settings.continue_from, settings)
+        return _continue(model, adapter_to_continue(settings), settings)
     torch.manual_seed(settings.seed)  # LoRA's A matrices start at random
     targets = settings.lora_target_modules.strip()
     config = LoraConfig(
@@ -50,7 +51,29 @@ def _continue(model: Any, folder: Path, settings: Settings) -> Any:
             f"CONTINUE_FROM: {folder} belongs to BASE_MODEL={info.base_model}, and BASE_MODEL is "
             f"{settings.base_model}; set the same one."
         )
-    return PeftModel.from_pretrained(model, folder, is_trainable=True, use_safetensors=True)
+    return load_adapter(model, folder, is_trainable=True)
+
+
+def adapter_to_continue(settings: Settings) -> Path:
+    """The folder that CONTINUE_FROM names, by path or by its name below OUTPUT_DIR."""
+    return find_adapter(settings.output_dir, str(settings.continue_from))
+
+
+def steps_already_seen(settings: Settings, data_fingerprint: str) -> int:
+    """Steps on this very data that the adapter of CONTINUE_FROM has behind it.
+
+    "Half an epoch more" goes on with the other half; with other data it starts at their beginning.
+    """
+    if settings.continue_from is None:
+        return 0
+    info = read_run_info(adapter_to_continue(settings))
+    same = ("seed", "batch_size", "gradient_accumulation_steps")
+    values = settings.model_dump()
+    if info.data_fingerprint != data_fingerprint or any(
+        info.settings.get(name) != values[name] for name in same
+    ):
+        return 0
+    return info.steps_before + info.steps
 
 
 def library_versions() -> dict[str, str]:
@@ -75,7 +98,7 @@ def save_adapter(model: Any, info: RunInfo, folder: Path) -> None:
         for path in sorted(aside.iterdir(), key=lambda path: path.name == "run.json"):
             path.replace(folder / path.name)
         aside.rmdir()
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(f"OUTPUT_DIR: cannot write {folder} ({error}).") from None
 
 
@@ -100,5 +123,5 @@ Real people's messages were learned from: share it only with their consent.
 |---|---|
 {losses}
 
-Talk to it: `python scripts/chat.py --adapter {"this folder"!r}`. How it was made: `run.json`.
+Talk to it: `python scripts/chat.py --adapter NAME_OF_THIS_FOLDER`. How it was made: `run.json`.
 """

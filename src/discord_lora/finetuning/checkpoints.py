@@ -8,17 +8,21 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from discord_lora.console import UserError
 
 MANIFEST = "manifest.json"
+RENAME_ATTEMPTS = 10
 KEEP = 2
 """Checkpoints that stay: the newest, and one more in case the disk damages it."""
 
@@ -35,7 +39,7 @@ class Checkpoint:
     scaler: dict[str, Any]
     """Empty without fp16."""
     progress: dict[str, Any]
-    """JSON: the run's fingerprint and what was measured so far."""
+    """JSON: what was measured so far."""
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
@@ -61,10 +65,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         _write_json(aside / MANIFEST, {path.name: _sha256(path) for path in _files(aside)})
         _flush(aside)
         shutil.rmtree(final, ignore_errors=True)
-        aside.replace(final)
-        for old in _newest_first(folder)[KEEP:]:
-            shutil.rmtree(old, ignore_errors=True)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        _put_in_place(aside, final)
+        older = [path for path in _newest_first(folder) if path.name < final.name]
+        for path in older[KEEP - 1 :]:
+            shutil.rmtree(path, ignore_errors=True)
+    except (OSError, RuntimeError, SafetensorError) as error:  # each library its own full disk
         raise UserError(
             f"Cannot save a checkpoint in {folder} ({error}); make room or check the rights, then "
             "run the same command again: it goes on from the checkpoint before."
@@ -79,6 +84,9 @@ def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         if is_whole(path):
             return _load(path), damaged
         damaged.append(path.name)
+        # Out of the way: it must not count among the checkpoints that are kept.
+        with suppress(OSError):
+            path.replace(path.with_suffix(".damaged"))
     return None, damaged
 
 
@@ -105,7 +113,19 @@ def _load(path: Path) -> Checkpoint:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted((p for p in folder.glob("step-*") if p.suffix != ".partial"), reverse=True)
+    return sorted((path for path in folder.glob("step-*") if not path.suffix), reverse=True)
+
+
+def _put_in_place(aside: Path, final: Path) -> None:
+    """Rename; on Windows a virus scanner may hold a fresh file for a moment."""
+    for attempt in range(RENAME_ATTEMPTS):
+        try:
+            aside.replace(final)
+            return
+        except PermissionError:
+            if attempt == RENAME_ATTEMPTS - 1:
+                raise
+            time.sleep(0.5)
 
 
 def _files(path: Path) -> Iterator[Path]:

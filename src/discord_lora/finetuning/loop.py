@@ -8,8 +8,8 @@ and never the result.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -20,6 +20,8 @@ from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.packing import MicroBatch, TrainingPlan, collate, pack
 from discord_lora.finetuning.checkpoints import Checkpoint
+
+Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
@@ -80,7 +82,6 @@ class Events:
     budget_halved: Callable[[int], None] = lambda _tokens: None
     stop_requested: Callable[[], bool] = lambda: False
     save_every_steps: int = 50
-    saved: int = field(default=-1, init=False)
 
 
 def fit(state: TrainingState, events: Events, first_step: int = 0) -> bool:
@@ -91,11 +92,11 @@ def fit(state: TrainingState, events: Events, first_step: int = 0) -> bool:
     plan = state.plan
     for step, examples in enumerate(plan.walk(first_step), start=first_step + 1):
         events.stepped(train_step(state, events, step, examples))
-        epoch_ends = step % plan.steps_per_epoch == 0 and step < plan.steps
+        epoch_ends = plan.ends_epoch(step) and step < plan.steps
         stop = events.stop_requested() and step < plan.steps
         if epoch_ends:
             events.epoch_ended(step)
-        if stop or epoch_ends or step % events.save_every_steps == 0:
+        if stop or epoch_ends or step == plan.steps or step % events.save_every_steps == 0:
             events.save(step)
         if stop:
             return False
@@ -111,20 +112,18 @@ def train_step(
         UserError: a single example does not fit into memory, or the loss is not finite.
     """
     learning_rate = state.scheduler.get_last_lr()[0]
-    while True:
+
+    def attempt() -> float:
         # Dropout is a function of seed and step, so a resumed run repeats it without saved state.
         torch.manual_seed(state.plan.seed * 1_000_003 + step)
-        try:
-            loss = accumulate_gradients(state, examples)
-            break
-        except torch.OutOfMemoryError:
-            state.optimizer.zero_grad(set_to_none=True)
-            _halve_budget(state, max(map(len, examples)))
-            events.budget_halved(state.token_budget)
+        state.optimizer.zero_grad(set_to_none=True)
+        return accumulate_gradients(state, examples)
+
+    loss = in_pieces_that_fit(state, examples, attempt, events.budget_halved)
     if not math.isfinite(loss):
         raise UserError(
-            f"The loss of step {step} is {loss}; nothing was learned from it. Lower LEARNING_RATE "
-            "and run the same command again: it goes on from the last checkpoint."
+            f"The loss of step {step} is {loss}, and nothing can be learned from that. Start over "
+            "with a lower LEARNING_RATE (--fresh, or another RUN_NAME to keep this run)."
         )
     if state.max_grad_norm:
         state.accelerator.clip_grad_norm_(state.trainable().values(), state.max_grad_norm)
@@ -173,7 +172,9 @@ def summed_loss(model: Any, batch: MicroBatch) -> Tensor:
 
 
 def evaluate(
-    state: TrainingState, watch: Callable[[int], None] = lambda _messages: None
+    state: TrainingState,
+    watch: Callable[[int], None] = lambda _messages: None,
+    budget_halved: Callable[[int], None] = lambda _tokens: None,
 ) -> HeldOutLoss | None:
     """Loss on the held-out examples; None if there are none.
 
@@ -181,6 +182,12 @@ def evaluate(
     """
     if not state.validation:
         return None
+    return in_pieces_that_fit(
+        state, state.validation, lambda: _evaluate(state, watch), budget_halved
+    )
+
+
+def _evaluate(state: TrainingState, watch: Callable[[int], None]) -> HeldOutLoss:
     state.model.eval()
     nats, tokens, messages = 0.0, 0, 0
     for row in pack(state.validation, state.token_budget, packing=state.packing):
@@ -201,6 +208,9 @@ def evaluate(
 def snapshot(state: TrainingState, step: int, progress: dict[str, Any]) -> Checkpoint:
     """Everything that `restore` needs to go on after `step`."""
     scaler = state.accelerator.scaler
+    if torch.cuda.is_available():
+        # Paged optimizer states live in memory that the host may read only while the card rests.
+        torch.cuda.synchronize()
     return Checkpoint(
         step=step,
         weights={name: p.detach().cpu().contiguous() for name, p in state.trainable().items()},
@@ -222,13 +232,50 @@ def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
         state.accelerator.scaler.load_state_dict(checkpoint.scaler)
 
 
-def _halve_budget(state: TrainingState, longest: int) -> None:
-    """Smaller pieces for this and all further steps."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if state.token_budget <= longest // 2:
-        raise UserError(
-            f"One example of {longest:,} tokens does not fit into memory; lower MAX_SEQ_LENGTH, "
-            "set GRADIENT_CHECKPOINTING=true, or choose a smaller BASE_MODEL."
+def in_pieces_that_fit(
+    state: TrainingState,
+    examples: Sequence[TokenizedExample],
+    attempt: Callable[[], Result],
+    budget_halved: Callable[[int], None],
+) -> Result:
+    """Repeat `attempt` with half the token budget each time that memory runs out.
+
+    Raises:
+        UserError: the pieces are single examples already.
+    """
+    while True:
+        try:
+            return attempt()
+        except torch.OutOfMemoryError:
+            pass
+        # Only here, after the exception is gone, nothing holds the activations any more.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        longest = max(map(len, examples))
+        if state.token_budget <= longest // 2 or not state.packing:
+            raise UserError(
+                f"One example of {longest:,} tokens does not fit into memory; set "
+                "GRADIENT_CHECKPOINTING=true, lower MAX_SEQ_LENGTH, or choose a smaller BASE_MODEL."
+            )
+        state.token_budget = max(1, state.token_budget // 2)
+        budget_halved(state.token_budget)
+
+
+def neighbours_meet(model: Any, vocabulary: int, device: torch.device) -> bool:
+    """True if packed examples reach each other through this model.
+
+    Positions that start again keep attention apart; convolutions and linear attention, which some
+    models have, need more than that. Two rows differ in their first example only: if the second
+    one notices, packing would train something else.
+    """
+    length = 8
+    ids = torch.arange(2 * length, device=device) % vocabulary
+    other = torch.cat([(ids[:length] + vocabulary // 2) % vocabulary, ids[length:]])
+    positions = torch.arange(2 * length, device=device)[None] % length
+    model.eval()
+    with torch.no_grad():
+        one, two = (
+            model(input_ids=row[None], position_ids=positions, use_cache=False).logits[0, length:]
+            for row in (ids, other)
         )
-    state.token_budget = max(1, state.token_budget // 2)
+    return bool((one - two).abs().max() > 1e-2 * one.abs().max())

@@ -35,10 +35,11 @@ HARMLESS = frozenset(
         "log_every_steps",
         "max_tokens_per_microbatch",
         "packing",
-        "max_validation_messages",
+        "gradient_checkpointing",
     }
 )
-"""Settings that may change in the middle of a run: they do not change its result."""
+"""Settings that may change in the middle of a run: what is learned, in which steps and at which
+rate, stays the same. (Packing and token budget decide which activations dropout hits.)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +90,24 @@ def choose_run_folder(
         suffix = "" if number == 1 else f"-{number}"
         folder = RunFolder(settings.output_dir / (name + suffix), identity)
         stored = _stored_identity(folder.path)
+        is_ours = stored is None or stored == identity
+        if not is_ours and folder.is_finished and not settings.run_name:
+            continue
         if fresh and stored is not None:
-            shutil.rmtree(folder.path)
-            return folder
-        if stored is None or stored == identity:
-            return folder
-        if not folder.is_finished or settings.run_name:
-            raise UserError(_what_differs(folder.path, stored, identity))
+            _delete(folder.path)
+        elif not is_ours:
+            raise UserError(_what_differs(folder.path, stored or {}, identity))
+        return folder
     raise AssertionError("count() never ends")
+
+
+def _delete(path: Path) -> None:
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        raise UserError(
+            f"--fresh: cannot delete {path} ({error}); close what uses it, or set another RUN_NAME."
+        ) from None
 
 
 def make_identity(settings: Settings, data_fingerprint: str) -> dict[str, Any]:

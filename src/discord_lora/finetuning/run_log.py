@@ -3,10 +3,10 @@
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from accelerate import Accelerator
 from rich.console import Console
@@ -65,8 +65,9 @@ class RunLog:
         if error is not None:
             # In the morning the log has to say why it ended.
             self._write_line(f"stopped: {str(error) or type(error).__name__}")
-        self.text.close()
-        self.metrics.close()
+        for file in (self.text, self.metrics):
+            with suppress(OSError):  # a full disk must not hide why the run ended
+                file.close()
 
     def say(self, sentence: str) -> None:
         """A line for the log and for whoever is watching."""
@@ -120,6 +121,9 @@ class RunLog:
             },
         )
 
+    def budget_halved(self, tokens: int) -> None:
+        self.say(f"out of memory: going on with {tokens:,} tokens a micro-batch")
+
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Time spent here is not training time: rates and the time left leave it out."""
@@ -131,11 +135,17 @@ class RunLog:
 
     def _write_line(self, text: str) -> None:
         now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-        self.text.write(f"{now}  {text}\n")
-        self.text.flush()
+        _append(self.text, f"{now}  {text}\n")
 
     def _measure(self, step: int, values: dict[str, Any]) -> None:
         record = {"run": self.run, "time": time.time(), "step": step, **values}
-        self.metrics.write(json.dumps(record) + "\n")
-        self.metrics.flush()
-        self.accelerator.log(values, step=step)
+        _append(self.metrics, json.dumps(record) + "\n")
+        with suppress(OSError):
+            self.accelerator.log(values, step=step)
+
+
+def _append(file: TextIO, line: str) -> None:
+    """A log that cannot be written costs the line, not the run."""
+    with suppress(OSError):
+        file.write(line)
+        file.flush()

@@ -1,5 +1,6 @@
 """One training run from start or checkpoint to the finished adapter."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from discord_lora.finetuning.loop import (
     TrainingState,
     evaluate,
     fit,
+    neighbours_meet,
     restore,
     snapshot,
 )
@@ -41,6 +43,10 @@ SMALL_CARD_BYTES = 20e9
 def make_accelerator(settings: Settings, hardware: Hardware, run: str) -> Accelerator:
     """Mixed precision, devices and TensorBoard are accelerate's."""
     logging_dir = settings.logs_dir / "tensorboard"
+    try:
+        logging_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"LOGS_DIR: cannot write {logging_dir} ({error}).") from None
     accelerator = Accelerator(
         mixed_precision=hardware.precision,
         cpu=not hardware.is_cuda,
@@ -92,23 +98,29 @@ def wants_checkpointing(settings: Settings, on_cuda: bool) -> bool:
 
 
 def make_optimizer(parameters: list[Any], settings: Settings, *, on_cuda: bool) -> Any:
-    """AdamW of torch, or the 8-bit ones of bitsandbytes, which need a card.
+    """AdamW of torch, or the 8-bit ones of bitsandbytes."""
+    name = optimizer_name(settings, on_cuda=on_cuda)
+    options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, **options)
+    from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit  # noqa: PLC0415 - slow import
+
+    kinds = {"adamw_8bit": AdamW8bit, "paged_adamw_8bit": PagedAdamW8bit}
+    return kinds[name](parameters, **options)
+
+
+def optimizer_name(settings: Settings, *, on_cuda: bool) -> str:
+    """What OPTIMIZER means on this machine.
 
     Raises:
         UserError: an 8-bit optimizer without a CUDA card.
     """
     name = settings.optimizer
     if name == "auto":
-        name = "paged_adamw_8bit" if on_cuda else "adamw"
-    options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-    if name == "adamw":
-        return torch.optim.AdamW(parameters, **options)
-    if not on_cuda:
+        return "paged_adamw_8bit" if on_cuda else "adamw"
+    if name != "adamw" and not on_cuda:
         raise UserError(f"OPTIMIZER: {name} needs a CUDA card; set OPTIMIZER=adamw or auto.")
-    from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit  # noqa: PLC0415 - slow import
-
-    kinds = {"adamw_8bit": AdamW8bit, "paged_adamw_8bit": PagedAdamW8bit}
-    return kinds[name](parameters, **options)
+    return name
 
 
 @dataclass(slots=True)
@@ -131,6 +143,7 @@ class Session:
         *,
         location: str,
         folder: RunFolder,
+        console: Console,
     ) -> "Session":
         """Load the model, attach the adapter, build what the loop works on.
 
@@ -138,10 +151,17 @@ class Session:
             UserError: model, adapter settings or memory do not fit.
         """
         hardware = detect_hardware()
+        optimizer_name(settings, on_cuda=hardware.is_cuda)
+        accelerator = make_accelerator(settings, hardware, folder.path.name)
         model = load_base_model(location, hardware, settings.quantization)
         model = attach_adapter(model, settings)
-        accelerator = make_accelerator(settings, hardware, folder.path.name)
         state = build_state(model, plan, dataset, settings, accelerator)
+        vocabulary = model.get_input_embeddings().num_embeddings
+        if state.packing and neighbours_meet(state.model, vocabulary, accelerator.device):
+            console.print(
+                "This kind of model cannot keep packed conversations apart: one at a time then."
+            )
+            state.packing = False
         info = RunInfo(
             base_model=settings.base_model,
             quantization=settings.quantization,
@@ -149,6 +169,7 @@ class Session:
             settings=folder.identity,
             data_fingerprint=folder.identity["data"],
             versions=library_versions(),
+            steps_before=plan.skip_steps,
         )
         return cls(state, folder, info, settings, hardware)
 
@@ -170,7 +191,7 @@ class Session:
             first_step=first_step,
             log_every_steps=self.settings.log_every_steps,
         )
-        with log, stop_on_signal(log.say) as stop_requested:
+        with log, stop_on_signal() as stop_requested:
             for checkpoint in damaged:
                 log.say(f"checkpoint {checkpoint} is damaged and was passed over")
             log.say(
@@ -206,15 +227,12 @@ class Session:
             stepped=log.stepped,
             save=lambda step: self._save(log, step),
             epoch_ended=lambda step: self._measure(log, "epoch", step, stop_requested),
-            budget_halved=lambda tokens: log.say(
-                f"out of memory: the step is repeated with {tokens:,} tokens a micro-batch"
-            ),
+            budget_halved=log.budget_halved,
             stop_requested=stop_requested,
             save_every_steps=self.settings.save_every_steps,
         )
         if not fit(self.state, events, first_step):
             raise Interrupted("Stopped and saved. Run the same command again to go on.")
-        self._save(log, self.state.plan.steps)
         self._measure(log, "trained", self.state.plan.steps, stop_requested)
         self.info.steps = self.state.plan.steps
         self.info.losses = self.losses
@@ -239,7 +257,7 @@ class Session:
                 raise Interrupted("Stopped. Run the same command again to go on.")
 
         with log.aside():
-            loss = evaluate(self.state, watch)
+            loss = evaluate(self.state, watch, log.budget_halved)
         log.progress.remove_task(bar)
         if loss is not None:
             log.held_out(step, loss)
@@ -251,7 +269,7 @@ class Session:
 
 
 @contextmanager
-def stop_on_signal(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
     """First Ctrl+C or SIGTERM: finish the step, save, stop. A second Ctrl+C leaves at once."""
     requested: list[int] = []
 
@@ -259,9 +277,11 @@ def stop_on_signal(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
         if requested:
             raise KeyboardInterrupt
         requested.append(number)
-        say("Stopping after this step and saving; Ctrl+C again leaves at once.")
+        # Not through the log or rich: the signal may have come while they were writing.
+        os.write(2, b"\nStopping after this step and saving; Ctrl+C again leaves at once.\n")
 
-    kinds = [signal.SIGINT, signal.SIGTERM]
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+    kinds = [getattr(signal, name) for name in names if hasattr(signal, name)]
     before = {kind: signal.signal(kind, handle) for kind in kinds}
     try:
         yield lambda: bool(requested)

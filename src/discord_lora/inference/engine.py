@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from peft import PeftModel
 from transformers import StoppingCriteria, TextIteratorStreamer
 
-from discord_lora.adapter_folder import RunInfo, read_run_info
+from discord_lora.adapter_folder import RunInfo, load_adapter, read_run_info
 from discord_lora.base_model import (
     Report,
     linear_layers,
@@ -89,7 +88,7 @@ class ReplyEngine:
         base = load_base_model(location, hardware, info.quantization)
         if info.quantization == "nf4" and not hardware.is_cuda:
             base = _unpacked_if_it_fits(base, hardware)
-        model = PeftModel.from_pretrained(base, str(folder), use_safetensors=True)
+        model = load_adapter(base, folder)
         longest = int(info.settings.get("max_seq_length", 1024))
         return cls(model, tokenizer, info.voice, max_prompt_tokens=longest)
 

@@ -1,7 +1,7 @@
 """`data/training_data.jsonl`: the file that every later stage starts from."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +15,7 @@ from discord_lora.messages.record_fields import RecordContext
 from discord_lora.messages.record_reader import Located, open_records, parse_record
 
 HOW_TO_PREPARE = "python scripts/prepare_training_data.py PATH_TO_EXPORTS"
+_MOST_NAMED = 5
 EMPTY = "empty"
 DUPLICATE = "duplicate id"
 
@@ -29,6 +30,17 @@ class TrainingData:
     dropped: Counter[str] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
     lines: int = 0
+
+    def remarks(self) -> Iterator[str]:
+        """Sentences about what was not taken as it stands; nothing is left out silently."""
+        yield from self.warnings
+        if self.dropped:
+            reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.dropped.items())
+            yield f"left out: {reasons}"
+        for reject in self.rejects[:_MOST_NAMED]:
+            yield f"not read: {reject.file}, {reject.place}: {reject.reason}"
+        if len(self.rejects) > _MOST_NAMED:
+            yield f"not read: {len(self.rejects) - _MOST_NAMED:,} more places"
 
 
 def read_training_data(path: Path) -> TrainingData:
