@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from discord_lora.console import make_console, run_script
+from discord_lora.console import UserError, make_console, run_script
 from discord_lora.messages.account import PrepareReport
 from discord_lora.messages.cleaning import DEFAULT_COMMAND_PREFIXES, STEPS
 from discord_lora.messages.prepare import PrepareOptions, prepare
@@ -76,6 +76,8 @@ def main() -> None:
         drop_links=arguments.drop_links,
         command_prefixes=arguments.command_prefixes,
     )
+    if arguments.json in (options.out, options.rejects):
+        raise UserError("--json: names the same file as the training data; choose another one.")
     console = make_console()
     started = time.perf_counter()
     report = prepare_with_progress(options, console)

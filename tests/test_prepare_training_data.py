@@ -102,3 +102,22 @@ def test_help_lists_every_cleaning_step_and_examples() -> None:
     for step in ("system", "bots", "commands", "forwards", "mentions", "emoji", "links", "repeats"):
         assert f"\n  {step} " in done.stdout
     assert "examples:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "options", [["--out", "0.json"], ["--out", "o.jsonl", "--json", "o.jsonl"]]
+)
+def test_no_file_is_overwritten_that_is_still_needed(folder: Path, options: list[str]) -> None:
+    export = folder / "exports" / "0.json"
+    before = export.read_bytes()
+    (folder / "0.json").write_bytes(before)
+    done = prepare(folder, "0.json", *options)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert (folder / "0.json").read_bytes() == before
+    assert not (folder / "o.jsonl").exists()
+
+
+def test_without_command_prefixes_nothing_is_a_command(folder: Path) -> None:
+    done = prepare(folder, "exports", "--command-prefixes", "")
+    assert "26 kept" in done.stdout

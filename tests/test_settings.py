@@ -127,3 +127,16 @@ def test_a_run_name_cannot_leave_its_folder():
 
 def test_a_missing_env_file_is_no_problem(tmp_path):
     assert read_env_file(tmp_path / ".env") == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('PERSONA="alice\nSEED=3\n', "line 1"),
+        ("SEED: 3\n", "line 1"),
+        ("SEED=1\nseed=3\n", "second time in line 2"),
+    ],
+)
+def test_a_line_that_cannot_be_taken_is_never_passed_over(tmp_path, text, problem):
+    with pytest.raises(UserError, match=problem):
+        load_settings(env_file=env(tmp_path, text))

@@ -102,7 +102,7 @@ def make_plan(
 def say_finished(folder: "Path", console: Console) -> None:
     console.print(
         f"The adapter is finished: {folder}\n"
-        f"  talk to it:       python scripts/chat.py --adapter {folder.name}\n"
+        f"  talk to it:       python scripts/chat.py --adapter {folder}\n"
         f"  train it further: python training/train_lora.py --continue-from {folder} --epochs 0.5",
         markup=False,
     )

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -82,7 +82,7 @@ class Settings(BaseSettings):
         16, description="messages a step = BATCH_SIZE x this"
     )
     learning_rate: float = Field(
-        2e-4, gt=0, description="2e-4 for a 7B model, about 1e-3 for the sample model"
+        2e-4, gt=0, le=1, description="2e-4 for a 7B model, about 1e-3 for the sample model"
     )
     lr_scheduler: Literal[
         "linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"
@@ -191,17 +191,26 @@ def read_env_file(path: Path | None) -> tuple[dict[str, str], list[str]]:
     if path is None or not path.is_file():
         return {}, []
     text = _decode(path.read_bytes())
-    parsed = dotenv_values(stream=io.StringIO(_keep_backslashes(text)), interpolate=False)
     values: dict[str, str] = {}
     problems = []
-    for key, value in parsed.items():
+    seen: set[str] = set()
+    for line in parse_stream(io.StringIO(_keep_backslashes(text))):
+        where = f"line {line.original.line} of {path}"
+        key, value = line.key, line.value
+        if line.error:
+            problems.append(f"{where} cannot be understood; write KEY=value and close each quote.")
+        if line.error or key is None:
+            continue
         field = key.strip().lower()
         if field not in Settings.model_fields:
-            problems.append(f"{key}: unknown setting in {path}{_did_you_mean(key)}.")
+            problems.append(f"{key}: unknown setting in {where}{_did_you_mean(key)}.")
         elif value is None:
-            problems.append(f"{key}: has no value in {path}; write {key}=..., or remove the line.")
+            problems.append(f"{key}: has no value in {where}; write {key}=..., or remove it.")
+        elif field in seen:
+            problems.append(f"{key}: is there a second time in {where}; remove one of them.")
         elif value.strip():
             values[field] = value.strip()
+        seen.add(field)
     return values, problems
 
 

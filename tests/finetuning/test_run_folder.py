@@ -14,6 +14,12 @@ def choose(tmp_path, *, fresh=False, data="d", **settings):
     return choose_run_folder(made, ADA, data, fresh=fresh)
 
 
+def begin(folder):
+    """A run that has saved its first checkpoint."""
+    folder.create()
+    (folder.checkpoints / "step-00000001").mkdir()
+
+
 def finish(folder):
     folder.create()
     for name in (RUN_FILE, WEIGHTS_FILE):
@@ -40,7 +46,7 @@ def test_other_settings_after_a_finished_run_get_their_own_folder(tmp_path):
 
 
 def test_other_settings_on_an_unfinished_run_are_refused_with_the_list(tmp_path):
-    choose(tmp_path).create()
+    begin(choose(tmp_path))
     with pytest.raises(UserError) as caught:
         choose(tmp_path, learning_rate=1e-3, max_steps=5, data="other")
     sentence = str(caught.value)
@@ -59,7 +65,7 @@ def test_a_named_run_is_never_given_another_folder(tmp_path):
 def test_fresh_starts_this_run_over_and_touches_no_other(tmp_path):
     finished = choose(tmp_path)
     finish(finished)
-    choose(tmp_path, epochs=3).create()
+    begin(choose(tmp_path, epochs=3))
     with pytest.raises(UserError, match="ada-sample-2 holds"):
         choose(tmp_path, epochs=2)
     folder = choose(tmp_path, fresh=True, epochs=2)
@@ -90,3 +96,17 @@ def test_a_place_that_cannot_be_written_is_said_in_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="OUTPUT_DIR: cannot write"):
         choose(tmp_path / "file").create()
+
+
+def test_what_failed_before_its_first_checkpoint_is_nobodys_run(tmp_path):
+    choose(tmp_path, optimizer="adamw_8bit").create()
+    assert choose(tmp_path).path.name == "ada-sample"
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "nonsense"])
+def test_a_damaged_identity_ends_in_one_sentence(tmp_path, text):
+    folder = choose(tmp_path)
+    begin(folder)
+    (folder.path / "identity.json").write_text(text)
+    with pytest.raises(UserError, match="is damaged"):
+        choose(tmp_path)

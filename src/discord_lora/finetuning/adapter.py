@@ -51,7 +51,21 @@ def _continue(model: Any, folder: Path, settings: Settings) -> Any:
             f"CONTINUE_FROM: {folder} belongs to BASE_MODEL={info.base_model}, and BASE_MODEL is "
             f"{settings.base_model}; set the same one."
         )
-    return load_adapter(model, folder, is_trainable=True)
+    continued = load_adapter(model, folder, is_trainable=True)
+    config = continued.peft_config[continued.active_adapter]
+    wanted = {
+        "LORA_R": (settings.lora_r, config.r),
+        "LORA_ALPHA": (settings.lora_alpha, config.lora_alpha),
+        "LORA_DROPOUT": (settings.lora_dropout, config.lora_dropout),
+    }
+    problems = [
+        f"{key}: is {ours}, and the adapter of CONTINUE_FROM was made with {its}; set {key}={its}."
+        for key, (ours, its) in wanted.items()
+        if ours != its
+    ]
+    if problems:
+        raise UserError(*problems)
+    return continued
 
 
 def adapter_to_continue(settings: Settings) -> Path:
@@ -123,5 +137,5 @@ Real people's messages were learned from: share it only with their consent.
 |---|---|
 {losses}
 
-Talk to it: `python scripts/chat.py --adapter NAME_OF_THIS_FOLDER`. How it was made: `run.json`.
+Talk to it: `python scripts/chat.py --adapter PATH_TO_THIS_FOLDER`. How it was made: `run.json`.
 """

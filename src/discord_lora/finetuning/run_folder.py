@@ -57,6 +57,11 @@ class RunFolder:
     def is_finished(self) -> bool:
         return (self.path / WEIGHTS_FILE).is_file() and (self.path / RUN_FILE).is_file()
 
+    @property
+    def holds_work(self) -> bool:
+        """False for what a run left that failed before its first checkpoint: nobody's work."""
+        return self.is_finished or any(self.checkpoints.glob("step-*"))
+
     def create(self) -> None:
         """Make the folder and write down what this run is.
 
@@ -89,7 +94,7 @@ def choose_run_folder(
     for number in count(1):
         suffix = "" if number == 1 else f"-{number}"
         folder = RunFolder(settings.output_dir / (name + suffix), identity)
-        stored = _stored_identity(folder.path)
+        stored = _stored_identity(folder.path) if folder.holds_work else None
         is_ours = stored is None or stored == identity
         if not is_ours and folder.is_finished and not settings.run_name:
             continue
@@ -139,8 +144,8 @@ def _slug(text: str) -> str:
 
 def _stored_identity(path: Path) -> dict[str, Any] | None:
     try:
-        stored: dict[str, Any] = json.loads((path / IDENTITY_FILE).read_text(encoding="utf-8"))
-        return stored
+        stored = json.loads((path / IDENTITY_FILE).read_text(encoding="utf-8"))
+        return stored if isinstance(stored, dict) else {}
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError):

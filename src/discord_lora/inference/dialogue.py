@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from discord_lora.conversations.build import Conversation
 from discord_lora.conversations.prompt_format import Voice
 from discord_lora.inference.engine import ReplyEngine, Sampling
+from discord_lora.messages.fields import without_surrogates
 from discord_lora.messages.record import Message
 
 
@@ -60,8 +61,8 @@ class Dialogue:
             channel="dialogue",
             timestamp=datetime.now(UTC),
             author_id=author_id,
-            author="" if _is_nameless(self.engine.voice) else author,
-            content=content,
+            author="" if _is_nameless(self.engine.voice) else without_surrogates(author),
+            content=without_surrogates(content),
         )
 
 

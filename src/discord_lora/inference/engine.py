@@ -89,7 +89,7 @@ class ReplyEngine:
         if info.quantization == "nf4" and not hardware.is_cuda:
             base = _unpacked_if_it_fits(base, hardware)
         model = load_adapter(base, folder)
-        longest = int(info.settings.get("max_seq_length", 1024))
+        longest = int(info.settings.get("max_seq_length") or 1024)
         return cls(model, tokenizer, info.voice, max_prompt_tokens=longest)
 
     def prompt(self, conversation: Conversation) -> list[int]:
@@ -141,9 +141,9 @@ class ReplyEngine:
         streamer: TextIteratorStreamer,
         stop: "_StopWhenAsked",
     ) -> None:
-        torch.manual_seed(random.getrandbits(32) if seed is None else seed)
         end = self.prompt_format.end_of_turn_id
         try:
+            torch.manual_seed(random.getrandbits(32) if seed is None else seed % 2**32)
             with torch.no_grad(), nullcontext() if use_adapter else self.model.disable_adapter():
                 self.model.generate(
                     input_ids=prompt,

@@ -28,6 +28,8 @@ _BLANK_LINES = re.compile(r"[ \t]*\n(?:[ \t]*\n){2,}")
 
 def command_pattern(prefixes: str = DEFAULT_COMMAND_PREFIXES) -> re.Pattern[str]:
     """A message that starts with one of `prefixes` and a word: `!play`, but not `/usr/bin`."""
+    if not prefixes:
+        return re.compile(r"(?!)")  # matches nothing
     return re.compile(rf"[{re.escape(prefixes)}][A-Za-z][\w-]*(?=\s|$)")
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+import orjson
+
 from discord_lora.console import UserError
 from discord_lora.messages.record import Reject
 
@@ -98,7 +100,7 @@ def find_inputs(paths: Iterable[Path], never: Iterable[Path] = ()) -> Inputs:
     """All files under `paths`, in a stable order, each once.
 
     Files in `never` (our own output) are left out of folders. Raises UserError that names every
-    path which does not exist.
+    path which does not exist, or which the output would overwrite.
     """
     wanted = list(paths)
     missing = [path for path in wanted if not path.exists()]
@@ -106,6 +108,16 @@ def find_inputs(paths: Iterable[Path], never: Iterable[Path] = ()) -> Inputs:
         raise UserError(*(_missing(path) for path in missing))
     inputs = Inputs()
     own = {path.resolve() for path in never}
+    overwritten = [
+        p for p in wanted if p.is_file() and p.resolve() in own and not _is_training_data(p)
+    ]
+    if overwritten:
+        raise UserError(
+            *(
+                f"{path} would be read and overwritten; name another output with --out FILE."
+                for path in overwritten
+            )
+        )
     seen: set[Path] = set()
     for path in wanted:
         found = [path] if path.is_file() else [p for p in _walk(path) if p.resolve() not in own]
@@ -114,6 +126,17 @@ def find_inputs(paths: Iterable[Path], never: Iterable[Path] = ()) -> Inputs:
                 seen.add(resolved)
                 _add_file(inputs, file)
     return inputs
+
+
+def _is_training_data(path: Path) -> bool:
+    """Our own output may be cleaned once more in its place: it loses nothing by it."""
+    with path.open("rb") as stream:
+        first_line = stream.readline(1 << 20)
+    try:
+        record = orjson.loads(first_line)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(record, dict) and {"author_id", "channel_id", "train"} <= record.keys()
 
 
 def _missing(path: Path) -> str:

@@ -23,6 +23,8 @@ class AtomicFile:
         try:
             if self.path.is_dir():
                 raise IsADirectoryError(0, "it is a folder")
+            if self.path.exists() and not self.path.is_file():
+                raise OSError(0, "it is a device, not a file")
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._stream = self._aside.open("wb")
         except OSError as error:
