@@ -87,12 +87,13 @@ def make_plan(
         skip_steps=steps_already_seen(settings, data_fingerprint),
     )
     held_out = sum(example.targets for example in dataset.validation_examples)
+    measured = f"held-out loss on {held_out:,} further messages" if held_out else "nothing held out"
+    early = " (EPOCHS ends it before MAX_STEPS)" if plan.steps < settings.max_steps else ""
     console.print(
         f"learning to speak as {dataset.voice.name}: {plan.messages:,} messages of "
-        f"{dataset.voice.learns_from} in {len(plan.examples):,} examples; held-out loss on "
-        f"{held_out:,} further messages\n"
+        f"{dataset.voice.learns_from} in {len(plan.examples):,} examples; {measured}\n"
         f"{plan.messages:,} / ({settings.batch_size} x {settings.gradient_accumulation_steps}) = "
-        f"{plan.steps_per_epoch:,} steps an epoch; this run: {plan.steps:,} steps"
+        f"{plan.steps_per_epoch:,} steps an epoch; this run: {plan.steps:,} steps{early}"
         + (f", after {plan.skip_steps:,} that the adapter has seen" if plan.skip_steps else ""),
         markup=False,
     )
