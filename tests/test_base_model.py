@@ -1,12 +1,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from discord_lora.base_model import load_base_model, load_tokenizer, locate_base_model, weight_bytes
 from discord_lora.console import UserError
 from discord_lora.conversations.prompt_format import PromptFormat, persona_voice
 from discord_lora.hardware import detect_hardware
-from fakes import conversation, say
+from fakes import conversation, make_model, say
 from run_scripts import ROOT, tiny_model_folder
 
 
@@ -58,3 +59,23 @@ def test_the_sample_model_in_nf4(monkeypatch):
     ours = prompt_format.encode(talk).input_ids
     assert expected[: len(ours)] == ours
     assert Path(location).is_dir()
+
+
+def test_evaluating_a_4bit_model_leaves_it_trainable(tmp_path, monkeypatch):
+    """On CPUs with AVX512-BF16, bitsandbytes repacks evaluated weights: no gradient passes then."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    make_model(hidden=64).save_pretrained(tmp_path)
+    model = load_base_model(str(tmp_path), detect_hardware(), "nf4")
+    embeddings = torch.randn(1, 5, 64, requires_grad=True)
+
+    def gradient():
+        logits = model(inputs_embeds=embeddings, use_cache=False).logits
+        return torch.autograd.grad(logits.square().sum(), embeddings)[0]
+
+    model.train()
+    before = gradient()
+    model.eval()
+    with torch.no_grad():
+        model(inputs_embeds=embeddings.detach(), use_cache=False)
+    model.train()
+    assert torch.equal(gradient(), before)

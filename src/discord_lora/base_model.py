@@ -79,7 +79,21 @@ def load_base_model(location: str, hardware: Hardware, quantization: str) -> Any
         )
     model = _from_hub(AutoModelForCausalLM.from_pretrained, location, **options)
     model.requires_grad_(False)
-    return model if quantization == "nf4" else model.to(hardware.device)
+    if quantization != "nf4":
+        return model.to(hardware.device)
+    _stay_differentiable(model)
+    return model
+
+
+def _stay_differentiable(model: Any) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights when they are first evaluated.
+
+    On CPUs with AVX512-BF16 it would do so, into a bf16 form through which no gradient passes:
+    whatever is trained after the first held-out loss would be trained on wrong gradients.
+    """
+    for layer in linear_layers(model):
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def _from_hub(load: Callable[..., Any], location: str, **options: Any) -> Any:
