@@ -1,5 +1,6 @@
 """How scripts speak to people: output on any console, exit codes, errors without tracebacks."""
 
+import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -66,6 +67,8 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Run an entry script: a user's mistake never shows a traceback, a bug always does."""
     console = make_console(stderr=True)
     make_console()
+    # On some CPUs it warns at import that a kernel which we do not use is not installed.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="replace")
     try:
