@@ -39,6 +39,11 @@ class TokenizedExample:
         """Target messages: what an optimizer step counts."""
         return len(self.message_ids)
 
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens that the loss is on; nothing predicts the first one."""
+        return int(np.count_nonzero(self.trained[1:]))
+
     def __len__(self) -> int:
         return len(self.input_ids)
 

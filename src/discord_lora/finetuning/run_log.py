@@ -74,20 +74,24 @@ class RunLog:
         self._write_line(sentence)
         self.console.print(sentence, markup=False)
 
-    def stepped(self, result: StepResult) -> None:
-        """Count one optimizer step; write a line every LOG_EVERY_STEPS and after the last."""
+    def stepped(self, result: StepResult, loss: float | None) -> None:
+        """Count one optimizer step; write a line every LOG_EVERY_STEPS and after the last.
+
+        `loss` is None where it was left on the card, which is never when a line is due.
+        """
         self.messages += result.messages
         self.tokens += result.tokens
-        self.progress.update(
-            self.bar, completed=result.step, description=f"training, loss {result.loss:.3f}"
-        )
+        self.progress.update(self.bar, completed=result.step)
+        if loss is None:
+            return
+        self.progress.update(self.bar, description=f"training, loss {loss:.3f}")
         if result.step % self.log_every_steps and result.step != self.steps:
             return
         elapsed = time.perf_counter() - self.started - self.paused
         rate = elapsed / (result.step - self.first_step)
         used, total = self.hardware.used_bytes() / 1e9, self.hardware.total_bytes / 1e9
         line = (
-            f"step {result.step:,} of {self.steps:,}  loss {result.loss:.4f}  "
+            f"step {result.step:,} of {self.steps:,}  loss {loss:.4f}  "
             f"learning rate {result.learning_rate:.2e}  {self.messages / elapsed:.2f} messages/s  "
             f"{self.tokens / elapsed:.0f} tokens/s  memory {used:.1f} of {total:.1f} GB  "
             f"left {format_duration(rate * (self.steps - result.step))}"
@@ -98,7 +102,7 @@ class RunLog:
         self._measure(
             result.step,
             {
-                "loss": result.loss,
+                "loss": loss,
                 "learning_rate": result.learning_rate,
                 "messages_per_second": self.messages / elapsed,
                 "tokens_per_second": self.tokens / elapsed,

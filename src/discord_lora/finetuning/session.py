@@ -27,12 +27,12 @@ from discord_lora.finetuning.loop import (
     TrainingState,
     evaluate,
     fit,
-    neighbours_meet,
     restore,
     snapshot,
 )
 from discord_lora.finetuning.run_folder import RunFolder
 from discord_lora.finetuning.run_log import RunLog
+from discord_lora.finetuning.training_model import Paths, TrainingModel, choose_paths
 from discord_lora.hardware import Hardware, detect_hardware
 from discord_lora.settings import Settings
 
@@ -63,12 +63,18 @@ def make_accelerator(settings: Settings, hardware: Hardware, run: str) -> Accele
 
 
 def build_state(
-    model: Any, plan: TrainingPlan, dataset: Dataset, settings: Settings, accelerator: Accelerator
+    model: TrainingModel,
+    plan: TrainingPlan,
+    dataset: Dataset,
+    settings: Settings,
+    accelerator: Accelerator,
 ) -> TrainingState:
-    """Everything the loop works on; `model` has its adapter attached."""
+    """Everything the loop works on."""
     on_cuda = accelerator.device.type == "cuda"
     if wants_checkpointing(settings, on_cuda):
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.model.activation_checkpointing_enable(
+            activation_checkpointing_kwargs={"use_reentrant": False}
+        )
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = make_optimizer(trainable, settings, on_cuda=on_cuda)
     scheduler = get_scheduler(
@@ -77,10 +83,10 @@ def build_state(
         num_warmup_steps=round(plan.steps * settings.warmup_ratio),
         num_training_steps=plan.steps,
     )
-    model, optimizer = accelerator.prepare(model, optimizer)
+    prepared, optimizer = accelerator.prepare(model, optimizer)
     return TrainingState(
         accelerator=accelerator,
-        model=model,
+        model=prepared,
         optimizer=optimizer,
         scheduler=scheduler,
         plan=plan,
@@ -123,6 +129,19 @@ def optimizer_name(settings: Settings, *, on_cuda: bool) -> str:
     return name
 
 
+def what_is_general(paths: Paths) -> list[str]:
+    """What this kind of model cannot have, in words; nothing for the usual ones."""
+    sentences = []
+    if not paths.packing:
+        sentences.append(
+            "This kind of model cannot keep packed conversations apart: one at a time."
+        )
+    if paths.general:
+        pieces = ", ".join(paths.general)
+        sentences.append(f"This kind of model computes differently in: {pieces}. The slower way.")
+    return sentences
+
+
 @dataclass(slots=True)
 class Session:
     """A run in its folder."""
@@ -154,14 +173,12 @@ class Session:
         optimizer_name(settings, on_cuda=hardware.is_cuda)
         accelerator = make_accelerator(settings, hardware, folder.path.name)
         model = load_base_model(location, hardware, settings.quantization)
-        model = attach_adapter(model, settings)
+        model = TrainingModel(attach_adapter(model, settings))
         state = build_state(model, plan, dataset, settings, accelerator)
-        vocabulary = model.get_input_embeddings().num_embeddings
-        if state.packing and neighbours_meet(state.model, vocabulary, accelerator.device):
-            console.print(
-                "This kind of model cannot keep packed conversations apart: one at a time then."
-            )
-            state.packing = False
+        paths = choose_paths(model)
+        state.packing &= paths.packing
+        for sentence in what_is_general(paths):
+            console.print(sentence, markup=False)
         info = RunInfo(
             base_model=settings.base_model,
             quantization=settings.quantization,
@@ -230,14 +247,14 @@ class Session:
             budget_halved=log.budget_halved,
             stop_requested=stop_requested,
             save_every_steps=self.settings.save_every_steps,
+            read_every_steps=self.settings.log_every_steps if self.hardware.is_cuda else 1,
         )
         if not fit(self.state, events, first_step):
             raise Interrupted("Stopped and saved. Run the same command again to go on.")
         self._measure(log, "trained", self.state.plan.steps, stop_requested)
         self.info.steps = self.state.plan.steps
         self.info.losses = self.losses
-        model = self.state.accelerator.unwrap_model(self.state.model)
-        save_adapter(model, self.info, self.folder.path)
+        save_adapter(self.state.training_model.model, self.info, self.folder.path)
         return self.folder.path
 
     def _save(self, log: RunLog, step: int) -> None:
