@@ -9,18 +9,12 @@ from transformers import get_scheduler
 from discord_lora.console import UserError
 from discord_lora.conversations.build import build_conversations
 from discord_lora.conversations.examples import Limits, make_examples
-from discord_lora.conversations.packing import collate, plan_training
+from discord_lora.conversations.packing import collate, pack, plan_training
 from discord_lora.conversations.prompt_format import PromptFormat, persona_voice, server_voice
-from discord_lora.finetuning.loop import (
-    Events,
-    TrainingState,
-    accumulate_gradients,
-    evaluate,
-    fit,
-    restore,
-    snapshot,
-)
+from discord_lora.finetuning.loop import Events, accumulate_gradients, evaluate, fit
+from discord_lora.finetuning.out_of_memory import try_largest
 from discord_lora.finetuning.training_model import TrainingModel, choose_paths
+from discord_lora.finetuning.training_state import TrainingState, restore, snapshot
 from discord_lora.inference.engine import ReplyEngine, Sampling
 from fakes import chatter, conversation, make_model, make_tokenizer, say
 
@@ -238,3 +232,35 @@ def test_single_examples_that_do_not_fit_are_not_tried_again():
     with pytest.raises(UserError, match="GRADIENT_CHECKPOINTING"):
         evaluate(state)
     assert len(tries) == 1
+
+
+def test_the_largest_micro_batch_is_tried_before_anything_is_learned():
+    state = make_state(budget=100)
+    before, seen = weights(state), []
+    state.model.register_forward_pre_hook(lambda _model, inputs: seen.append(inputs[0]))
+    tokens = try_largest(state, lambda _tokens: None)
+    rows = [row for step in state.plan.walk() for row in pack(step, 100)]
+    assert tokens == max(sum(map(len, row)) for row in rows) == seen[0].input_ids.shape[1]
+    assert len(seen) == 1
+    assert all(torch.equal(value, before[name]) for name, value in weights(state).items())
+    assert all(parameter.grad is None for parameter in state.trainable().values())
+
+
+def test_what_does_not_fit_is_found_out_at_the_start():
+    state = make_state(budget=400)
+    failures = iter([True, True, False])
+    run_out_of_memory(state, lambda: next(failures))
+    budgets = []
+    try_largest(state, budgets.append)
+    assert budgets == [200, 100]
+    assert state.token_budget == 100
+
+
+@pytest.mark.parametrize("budget", [64, 256, 4096])
+def test_the_token_budget_does_not_change_what_is_learned(budget):
+    state, reference = make_state(budget=budget, epochs=2), make_state(budget=1000, epochs=2)
+    fit(state, Events())
+    fit(reference, Events())
+    assert state.plan.steps == 30
+    for name, value in weights(reference).items():
+        assert torch.allclose(value, weights(state)[name], atol=2e-5), name

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -18,50 +17,9 @@ from torch import Tensor
 
 from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
-from discord_lora.conversations.packing import (
-    MicroBatch,
-    TrainingPlan,
-    collate,
-    divide,
-    pack,
-)
-from discord_lora.finetuning.checkpoints import Checkpoint
-from discord_lora.finetuning.training_model import TrainingModel
-
-Result = TypeVar("Result")
-
-
-@dataclass(slots=True)
-class TrainingState:
-    """What one run works on."""
-
-    accelerator: Accelerator
-    model: Any
-    """A `TrainingModel`, as accelerate prepared it."""
-    optimizer: Any
-    scheduler: Any
-    plan: TrainingPlan
-    validation: Sequence[TokenizedExample]
-    token_budget: int
-    """Tokens a micro-batch; halved when memory runs out."""
-    packing: bool = True
-    max_grad_norm: float = 1.0
-
-    @property
-    def training_model(self) -> TrainingModel:
-        """The model itself, without what accelerate put around it."""
-        model: TrainingModel = self.accelerator.unwrap_model(self.model)
-        return model
-
-    def trainable(self) -> dict[str, Tensor]:
-        return self.training_model.trainable()
-
-    def micro_batches(self, examples: Sequence[TokenizedExample]) -> list[MicroBatch]:
-        """This process's share of the examples, packed and on their way to its device."""
-        processes, index = self.accelerator.num_processes, self.accelerator.process_index
-        mine = divide(examples, processes)[index]
-        rows = pack(mine, self.token_budget, packing=self.packing)
-        return [collate(row).to(self.accelerator.device) for row in rows]
+from discord_lora.conversations.packing import collate
+from discord_lora.finetuning.out_of_memory import in_pieces_that_fit
+from discord_lora.finetuning.training_state import TrainingState
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,59 +222,3 @@ def _evaluate(state: TrainingState, watch: Callable[[int], None]) -> HeldOutLoss
         bits_per_character=total / math.log(2) / max(characters, 1),
         messages=messages,
     )
-
-
-def snapshot(state: TrainingState, step: int, progress: dict[str, Any]) -> Checkpoint:
-    """Everything that `restore` needs to go on after `step`."""
-    scaler = state.accelerator.scaler
-    if torch.cuda.is_available():
-        # Paged optimizer states live in memory that the host may read only while the card rests.
-        torch.cuda.synchronize()
-    return Checkpoint(
-        step=step,
-        weights={name: p.detach().cpu().contiguous() for name, p in state.trainable().items()},
-        optimizer=state.optimizer.state_dict(),
-        scheduler=state.scheduler.state_dict(),
-        scaler=scaler.state_dict() if scaler is not None else {},
-        progress=progress,
-    )
-
-
-def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's state into a freshly built run."""
-    with torch.no_grad():
-        for name, parameter in state.trainable().items():
-            parameter.copy_(checkpoint.weights[name])
-    state.optimizer.load_state_dict(checkpoint.optimizer)
-    state.scheduler.load_state_dict(checkpoint.scheduler)
-    if state.accelerator.scaler is not None and checkpoint.scaler:
-        state.accelerator.scaler.load_state_dict(checkpoint.scaler)
-
-
-def in_pieces_that_fit(
-    state: TrainingState,
-    examples: Sequence[TokenizedExample],
-    attempt: Callable[[], Result],
-    budget_halved: Callable[[int], None],
-) -> Result:
-    """Repeat `attempt` with half the token budget each time that memory runs out.
-
-    Raises:
-        UserError: the pieces are single examples already.
-    """
-    while True:
-        try:
-            return attempt()
-        except torch.OutOfMemoryError:
-            pass
-        # Only here, after the exception is gone, nothing holds the activations any more.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        longest = max(map(len, examples))
-        if state.token_budget <= longest // 2 or not state.packing:
-            raise UserError(
-                f"One example of {longest:,} tokens does not fit into memory; set "
-                "GRADIENT_CHECKPOINTING=true, lower MAX_SEQ_LENGTH, or choose a smaller BASE_MODEL."
-            )
-        state.token_budget = max(1, state.token_budget // 2)
-        budget_halved(state.token_budget)

@@ -74,6 +74,11 @@ class RunLog:
         self._write_line(sentence)
         self.console.print(sentence, markup=False)
 
+    @property
+    def memory(self) -> str:
+        used, total = self.hardware.used_bytes(), self.hardware.total_bytes
+        return f"memory {used / 1e9:.1f} of {total / 1e9:.1f} GB"
+
     def stepped(self, result: StepResult, loss: float | None) -> None:
         """Count one optimizer step; write a line every LOG_EVERY_STEPS and after the last.
 
@@ -89,11 +94,10 @@ class RunLog:
             return
         elapsed = time.perf_counter() - self.started - self.paused
         rate = elapsed / (result.step - self.first_step)
-        used, total = self.hardware.used_bytes() / 1e9, self.hardware.total_bytes / 1e9
         line = (
             f"step {result.step:,} of {self.steps:,}  loss {loss:.4f}  "
             f"learning rate {result.learning_rate:.2e}  {self.messages / elapsed:.2f} messages/s  "
-            f"{self.tokens / elapsed:.0f} tokens/s  memory {used:.1f} of {total:.1f} GB  "
+            f"{self.tokens / elapsed:.0f} tokens/s  {self.memory}  "
             f"left {format_duration(rate * (self.steps - result.step))}"
         )
         self._write_line(line)
@@ -106,7 +110,7 @@ class RunLog:
                 "learning_rate": result.learning_rate,
                 "messages_per_second": self.messages / elapsed,
                 "tokens_per_second": self.tokens / elapsed,
-                "memory_gb": used,
+                "memory_gb": self.hardware.used_bytes() / 1e9,
             },
         )
 

@@ -8,138 +8,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
 from rich.console import Console
-from transformers import get_scheduler
 
 from discord_lora.adapter_folder import RunInfo
 from discord_lora.base_model import load_base_model
-from discord_lora.console import Interrupted, UserError
+from discord_lora.console import Interrupted, plainly
 from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.packing import TrainingPlan
 from discord_lora.finetuning.adapter import attach_adapter, library_versions, save_adapter
 from discord_lora.finetuning.checkpoints import load_newest, save_checkpoint
-from discord_lora.finetuning.loop import (
-    Events,
-    HeldOutLoss,
+from discord_lora.finetuning.loop import Events, HeldOutLoss, evaluate, fit
+from discord_lora.finetuning.out_of_memory import try_largest
+from discord_lora.finetuning.run_folder import RunFolder
+from discord_lora.finetuning.run_log import RunLog
+from discord_lora.finetuning.training_model import TrainingModel
+from discord_lora.finetuning.training_state import (
     TrainingState,
-    evaluate,
-    fit,
+    build_state,
+    make_accelerator,
+    optimizer_name,
     restore,
     snapshot,
 )
-from discord_lora.finetuning.run_folder import RunFolder
-from discord_lora.finetuning.run_log import RunLog
-from discord_lora.finetuning.training_model import Paths, TrainingModel, choose_paths
 from discord_lora.hardware import Hardware, detect_hardware
 from discord_lora.settings import Settings
-
-SMALL_CARD_BYTES = 20e9
-"""Below this, activations of a 7B model leave no room without checkpointing."""
-
-
-def make_accelerator(settings: Settings, hardware: Hardware, run: str) -> Accelerator:
-    """Mixed precision, devices and TensorBoard are accelerate's."""
-    logging_dir = settings.logs_dir / "tensorboard"
-    try:
-        logging_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"LOGS_DIR: cannot write {logging_dir} ({error}).") from None
-    accelerator = Accelerator(
-        mixed_precision=hardware.precision,
-        cpu=not hardware.is_cuda,
-        log_with="tensorboard",
-        project_config=ProjectConfiguration(
-            project_dir=str(settings.logs_dir), logging_dir=str(logging_dir)
-        ),
-    )
-    if accelerator.num_processes > 1:
-        # Each process would train on everything: the steps are not divided among them yet.
-        raise UserError("Training runs in one process for now; start it with plain `python`.")
-    accelerator.init_trackers(run)
-    return accelerator
-
-
-def build_state(
-    model: TrainingModel,
-    plan: TrainingPlan,
-    dataset: Dataset,
-    settings: Settings,
-    accelerator: Accelerator,
-) -> TrainingState:
-    """Everything the loop works on."""
-    on_cuda = accelerator.device.type == "cuda"
-    if wants_checkpointing(settings, on_cuda):
-        model.model.activation_checkpointing_enable(
-            activation_checkpointing_kwargs={"use_reentrant": False}
-        )
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = make_optimizer(trainable, settings, on_cuda=on_cuda)
-    scheduler = get_scheduler(
-        settings.lr_scheduler,
-        optimizer,
-        num_warmup_steps=round(plan.steps * settings.warmup_ratio),
-        num_training_steps=plan.steps,
-    )
-    prepared, optimizer = accelerator.prepare(model, optimizer)
-    return TrainingState(
-        accelerator=accelerator,
-        model=prepared,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        plan=plan,
-        validation=dataset.validation_examples,
-        token_budget=settings.max_tokens_per_microbatch,
-        packing=settings.packing,
-        max_grad_norm=settings.max_grad_norm,
-    )
-
-
-def wants_checkpointing(settings: Settings, on_cuda: bool) -> bool:
-    if settings.gradient_checkpointing != "auto":
-        return settings.gradient_checkpointing == "true"
-    return on_cuda and torch.cuda.get_device_properties(0).total_memory < SMALL_CARD_BYTES
-
-
-def make_optimizer(parameters: list[Any], settings: Settings, *, on_cuda: bool) -> Any:
-    """AdamW of torch, or the 8-bit ones of bitsandbytes."""
-    name = optimizer_name(settings, on_cuda=on_cuda)
-    options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-    if name == "adamw":
-        return torch.optim.AdamW(parameters, **options)
-    from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit  # noqa: PLC0415 - slow import
-
-    kinds = {"adamw_8bit": AdamW8bit, "paged_adamw_8bit": PagedAdamW8bit}
-    return kinds[name](parameters, **options)
-
-
-def optimizer_name(settings: Settings, *, on_cuda: bool) -> str:
-    """What OPTIMIZER means on this machine.
-
-    Raises:
-        UserError: an 8-bit optimizer without a CUDA card.
-    """
-    name = settings.optimizer
-    if name == "auto":
-        return "paged_adamw_8bit" if on_cuda else "adamw"
-    if name != "adamw" and not on_cuda:
-        raise UserError(f"OPTIMIZER: {name} needs a CUDA card; set OPTIMIZER=adamw or auto.")
-    return name
-
-
-def what_is_general(paths: Paths) -> list[str]:
-    """What this kind of model cannot have, in words; nothing for the usual ones."""
-    sentences = []
-    if not paths.packing:
-        sentences.append(
-            "This kind of model cannot keep packed conversations apart: one at a time."
-        )
-    if paths.general:
-        pieces = ", ".join(paths.general)
-        sentences.append(f"This kind of model computes differently in: {pieces}. The slower way.")
-    return sentences
 
 
 @dataclass(slots=True)
@@ -174,11 +66,7 @@ class Session:
         accelerator = make_accelerator(settings, hardware, folder.path.name)
         model = load_base_model(location, hardware, settings.quantization)
         model = TrainingModel(attach_adapter(model, settings))
-        state = build_state(model, plan, dataset, settings, accelerator)
-        paths = choose_paths(model)
-        state.packing &= paths.packing
-        for sentence in what_is_general(paths):
-            console.print(sentence, markup=False)
+        state = build_state(model, plan, dataset, settings, accelerator, hardware, plainly(console))
         info = RunInfo(
             base_model=settings.base_model,
             quantization=settings.quantization,
@@ -238,6 +126,9 @@ class Session:
         Raises:
             Interrupted: a stop was asked for; everything is saved.
         """
+        with log.aside():
+            tokens = try_largest(self.state, log.budget_halved, first_step)
+        log.say(f"the largest micro-batch, {tokens:,} tokens, fits: {log.memory}")
         if "base_nats_per_token" not in self.losses:
             self._measure(log, "base", 0, stop_requested)
         events = Events(

@@ -84,7 +84,7 @@ def choose_paths(model: TrainingModel) -> Paths:
     Positions that start again keep attention apart; convolutions and linear attention, which some
     models have, need more than that, so packing itself is proved first.
     """
-    rows = _probe(model)
+    rows = [random_example(model, length) for length in PROBE_LENGTHS]
     single = [collate([example]) for example in rows]
     together = [collate(rows)]
     with _awake(model):
@@ -126,19 +126,17 @@ def _pieces(model: TrainingModel) -> dict[str, Callable[[], Callable[[], None]]]
     return {"attention": attention, "head": head, **fused}
 
 
-def _probe(model: TrainingModel) -> list[TokenizedExample]:
+def random_example(model: TrainingModel, length: int) -> TokenizedExample:
+    """Tokens that mean nothing, nearly all of them trained."""
     vocabulary = model.causal_model.get_input_embeddings().num_embeddings
-    random = np.random.default_rng(0)
-    return [
-        TokenizedExample(
-            conversation_id="probe",
-            message_ids=("probe",),
-            input_ids=random.integers(0, vocabulary, length, dtype=np.int32),
-            trained=np.arange(length) >= 2,
-            characters=0,
-        )
-        for length in PROBE_LENGTHS
-    ]
+    random = np.random.default_rng(length)
+    return TokenizedExample(
+        conversation_id="random",
+        message_ids=("random",),
+        input_ids=random.integers(0, vocabulary, length, dtype=np.int32),
+        trained=np.arange(length) >= 2,
+        characters=0,
+    )
 
 
 @contextmanager
