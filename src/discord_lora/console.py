@@ -36,12 +36,12 @@ class Interrupted(Exception):  # noqa: N818 - it is not an error: the work is sa
     """The user stopped the work and everything is saved. The text says how to go on."""
 
 
-def make_console(*, stderr: bool = False) -> Console:
+def make_console(*, stderr: bool = False, quiet: bool = False) -> Console:
     """A console that never fails on a character: a cp1252 window shows `?` instead."""
     stream = sys.stderr if stderr else sys.stdout
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")
-    return Console(stderr=stderr, highlight=False, soft_wrap=not stream.isatty())
+    return Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=not stream.isatty())
 
 
 def plainly(console: Console) -> Callable[[str], None]:

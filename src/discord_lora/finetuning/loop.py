@@ -150,7 +150,14 @@ def train_step(
         state.optimizer.zero_grad(set_to_none=True)
         return accumulate_gradients(state, examples)
 
-    loss = in_pieces_that_fit(state, examples, attempt, events.budget_halved)
+    loss = in_pieces_that_fit(
+        state,
+        examples,
+        attempt,
+        events.budget_halved,
+        # Processes that exchange gradients in the middle of it cannot begin it anew one by one.
+        may_repeat=state.accelerator.num_processes == 1,
+    )
     if state.max_grad_norm:
         state.accelerator.clip_grad_norm_(state.trainable().values(), state.max_grad_norm)
     state.optimizer.step()

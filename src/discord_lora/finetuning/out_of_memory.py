@@ -50,11 +50,13 @@ def in_pieces_that_fit(
     examples: Sequence[TokenizedExample],
     attempt: Callable[[], Result],
     budget_halved: Callable[[int], None],
+    *,
+    may_repeat: bool = True,
 ) -> Result:
     """Repeat `attempt` with half the token budget each time that memory runs out.
 
     Raises:
-        UserError: the pieces are single examples already.
+        UserError: the pieces are single examples already, or nothing may be repeated.
     """
     while True:
         try:
@@ -62,6 +64,11 @@ def in_pieces_that_fit(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+        if not may_repeat:
+            raise UserError(
+                f"Memory ran out with {state.token_budget:,} tokens a micro-batch. Set "
+                "MAX_TOKENS_PER_MICROBATCH to half of that and run the same command again."
+            )
         # Only here, after the exception is gone, nothing holds the activations any more.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -1,6 +1,7 @@
 """What a run says while it works: progress bar, `training.log`, `metrics.jsonl`, TensorBoard."""
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -47,10 +48,14 @@ class RunLog:
         self.paused = 0.0
         self.messages = 0
         self.tokens = 0
+        names = ["training.log", "metrics.jsonl"]
+        if not accelerator.is_main_process:
+            names = [os.devnull, os.devnull]  # one of several processes speaks for all
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.text = (folder / "training.log").open("a", encoding="utf-8", newline="\n")
-            self.metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8", newline="\n")
+            self.text, self.metrics = (
+                (folder / name).open("a", encoding="utf-8", newline="\n") for name in names
+            )
         except OSError as error:
             raise UserError(f"LOGS_DIR: cannot write into {folder} ({error}).") from None
         self.progress = make_progress(console)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import PartialState
 from rich.console import Console
 
 from discord_lora.adapter_folder import RunInfo
@@ -61,7 +63,7 @@ class Session:
         Raises:
             UserError: model, adapter settings or memory do not fit.
         """
-        hardware = detect_hardware()
+        hardware = detect_hardware(PartialState().local_process_index)
         optimizer_name(settings, on_cuda=hardware.is_cuda)
         accelerator = make_accelerator(settings, hardware, folder.path.name)
         model = load_base_model(location, hardware, settings.quantization)
@@ -145,12 +147,17 @@ class Session:
         self._measure(log, "trained", self.state.plan.steps, stop_requested)
         self.info.steps = self.state.plan.steps
         self.info.losses = self.losses
-        save_adapter(self.state.training_model.model, self.info, self.folder.path)
+        if self.state.accelerator.is_main_process:
+            save_adapter(self.state.training_model.model, self.info, self.folder.path)
+        self.state.accelerator.wait_for_everyone()
         return self.folder.path
 
     def _save(self, log: RunLog, step: int) -> None:
+        accelerator = self.state.accelerator
         with log.aside():
-            save_checkpoint(self.folder.checkpoints, snapshot(self.state, step, self.progress))
+            if accelerator.is_main_process:
+                save_checkpoint(self.folder.checkpoints, snapshot(self.state, step, self.progress))
+            accelerator.wait_for_everyone()
 
     def _measure(
         self, log: RunLog, name: str, step: int, stop_requested: Callable[[], bool]
@@ -161,7 +168,8 @@ class Session:
 
         def watch(messages: int) -> None:
             log.progress.update(bar, completed=messages)
-            if stop_requested() and name != "epoch":
+            alone = self.state.accelerator.num_processes == 1
+            if stop_requested() and name != "epoch" and alone:
                 raise Interrupted("Stopped. Run the same command again to go on.")
 
         with log.aside():
@@ -174,6 +182,11 @@ class Session:
     def _note(self, name: str, loss: HeldOutLoss) -> None:
         self.losses[f"{name}_nats_per_token"] = loss.nats_per_token
         self.losses[f"{name}_bits_per_character"] = loss.bits_per_character
+
+
+def join_processes() -> PartialState:
+    """The processes that `accelerate launch` started, or the only one there is."""
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from torch import Tensor
 from transformers import get_scheduler
 
@@ -61,7 +61,7 @@ class TrainingState:
 
 
 def make_accelerator(settings: Settings, hardware: Hardware, run: str) -> Accelerator:
-    """Mixed precision, devices and TensorBoard are accelerate's."""
+    """Mixed precision, devices, processes and TensorBoard are accelerate's."""
     logging_dir = settings.logs_dir / "tensorboard"
     try:
         logging_dir.mkdir(parents=True, exist_ok=True)
@@ -70,14 +70,13 @@ def make_accelerator(settings: Settings, hardware: Hardware, run: str) -> Accele
     accelerator = Accelerator(
         mixed_precision=hardware.precision,
         cpu=not hardware.is_cuda,
+        # Each process decides for itself how many passes a step takes; buffers never change.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         log_with="tensorboard",
         project_config=ProjectConfiguration(
             project_dir=str(settings.logs_dir), logging_dir=str(logging_dir)
         ),
     )
-    if accelerator.num_processes > 1:
-        # Each process would train on everything: the steps are not divided among them yet.
-        raise UserError("Training runs in one process for now; start it with plain `python`.")
     accelerator.init_trackers(run)
     return accelerator
 
