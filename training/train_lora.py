@@ -69,14 +69,15 @@ def main() -> int | None:
 def load_dataset(settings: Settings, console: Console) -> "tuple[Dataset, str]":
     """Messages into tokenized examples; also where the base model lies."""
     from discord_lora.base_model import load_tokenizer, locate_base_model
-    from discord_lora.conversations.dataset import make_dataset
-    from discord_lora.messages.training_data import read_training_data
+    from discord_lora.conversations.dataset_cache import open_dataset
 
-    data = read_training_data(settings.training_data_path)
-    for line in data.remarks():
-        console.print(line, markup=False)
-    location = locate_base_model(settings.base_model, plainly(console))
-    return make_dataset(data, settings, load_tokenizer(location)), location
+    report = plainly(console)
+
+    def locate() -> str:
+        return locate_base_model(settings.base_model, report)
+
+    dataset = open_dataset(settings, lambda: load_tokenizer(locate()), report)
+    return dataset, locate()
 
 
 def make_plan(
