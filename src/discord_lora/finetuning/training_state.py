@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+from accelerate.utils import ProjectConfiguration
 from torch import Tensor
 from transformers import get_scheduler
 
@@ -70,8 +70,6 @@ def make_accelerator(settings: Settings, hardware: Hardware, run: str) -> Accele
     accelerator = Accelerator(
         mixed_precision=hardware.precision,
         cpu=not hardware.is_cuda,
-        # Each process decides for itself how many passes a step takes; buffers never change.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         log_with="tensorboard",
         project_config=ProjectConfiguration(
             project_dir=str(settings.logs_dir), logging_dir=str(logging_dir)
