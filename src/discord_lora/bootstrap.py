@@ -56,8 +56,9 @@ class SetupError(Exception):
 def ensure_environment(requirements: Path, say: Say = say_plainly) -> None:
     """Return only inside a complete `.venv`; otherwise make it and run the script again there.
 
-    `requirements` lies in the root of the repository. Exits with 2 and one sentence when the
-    user has to do something first, with 130 when interrupted (the next run repairs it).
+    `.venv` is made beside `requirements`: in the root of the repository, or in a folder of it
+    that needs an environment of its own. Exits with 2 and one sentence when the user has to do
+    something first, with 130 when interrupted (the next run repairs it).
     """
     root = requirements.resolve().parent
     try:
@@ -107,7 +108,7 @@ def prepare(root: Path, requirements: str, say: Say) -> None:
 
 
 def is_inside(root: Path) -> bool:
-    """Whether this process is already the repository's own `.venv`."""
+    """Whether this process is already the `.venv` of that folder."""
     return same_path(Path(sys.prefix), root / ENVIRONMENT_FOLDER)
 
 
@@ -115,8 +116,14 @@ def same_path(one: Path, other: Path) -> bool:
     return os.path.normcase(one.resolve()) == os.path.normcase(other.resolve())
 
 
+def repository(root: Path) -> Path:
+    """The folder with pyproject.toml: `root`, or what it lies in."""
+    holding = [folder for folder in (root, *root.parents) if (folder / "pyproject.toml").is_file()]
+    return holding[0] if holding else root
+
+
 def setup_log(root: Path) -> Path:
-    return root / "logs" / "setup.log"
+    return repository(root) / "logs" / "setup.log"
 
 
 def environment_python(root: Path) -> Path:
@@ -203,7 +210,7 @@ def declared_dependencies(root: Path) -> dict[str, object]:
     import tomllib  # noqa: PLC0415 - Python 3.11; an older one must get as far as our sentence
 
     try:
-        project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+        project = tomllib.loads((repository(root) / "pyproject.toml").read_text("utf-8"))
     except FileNotFoundError:
         return {}
     table = project.get("project", {})
@@ -327,7 +334,7 @@ def install(root: Path, requirements: str, say: Say) -> None:
     if wants_cuda_wheel():
         install_cuda_torch(root, requirements, say)
     say(f"Installing {requirements} (2 to 10 minutes, once) ...")
-    pip_or_explain(root, ["install", "-r", requirements], say, "installing")
+    pip_or_explain(root, ["install", "-r", str(root / requirements)], say, "installing")
     say(f"Installed in {time.monotonic() - began:.0f} s; the next run skips this.")
 
 
@@ -362,4 +369,5 @@ def pip(root: Path, arguments: Sequence[str], say: Say, what: str) -> tuple[int,
     # --no-user: `user = true` in somebody's pip.conf would make every virtual environment fail.
     flags = ["--no-input", "--disable-pip-version-check", "--progress-bar", "off", "--no-user"]
     command = [str(environment_python(root)), "-m", "pip", verb, *flags, *rest]
-    return run_logged(command, setup_log(root), say, what, folder=root)
+    # `-e .` and `./wheels` in a requirements file mean the folder that pip runs in.
+    return run_logged(command, setup_log(root), say, what, folder=repository(root))
