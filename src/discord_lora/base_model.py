@@ -17,6 +17,7 @@ from transformers import (
     BitsAndBytesConfig,
 )
 
+from discord_lora.analysis.estimates import NF4_BYTES
 from discord_lora.console import UserError
 from discord_lora.hardware import Hardware
 from discord_lora.sample import is_sample, sample_model_folder
@@ -27,10 +28,6 @@ transformers.logging.disable_progress_bar()
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 Report = Callable[[str], None]
-
-NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""Bytes a quantized weight takes: 4 bits, an 8-bit scale a block of 64 (double quantization:
-Dettmers et al. 2023, section 3), a 32-bit scale for 256 of those."""
 
 
 def locate_base_model(name: str, report: Report) -> str:

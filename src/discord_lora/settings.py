@@ -49,7 +49,7 @@ class Settings(BaseSettings):
         1024, ge=32, description="longest example in tokens; longer conversations are cut"
     )
     context_tokens: int = Field(
-        128, ge=0, description="tokens of earlier talk repeated before a cut-off stretch"
+        64, ge=0, description="tokens of earlier talk repeated before a cut-off stretch"
     )
 
     # The model

@@ -143,3 +143,10 @@ def test_a_message_without_room_beside_its_own_system_prompt_is_left_out():
     prompt_format = PromptFormat(TOKENIZER, ready_voice("Bot"))
     talk = from_ready(ReadyConversation("r", turns), 0)
     assert make_examples([talk], prompt_format, Limits(256, 0)) == []
+
+
+@given(count=st.integers(2, 200), most=st.integers(1, 20))
+def test_no_conversation_is_cut_into_more_pieces_than_needed(count, most):
+    talk = conversation(*chatter(count))
+    examples = make_examples([talk], server(), Limits(100_000, 0, max_targets=most))
+    assert len(examples) == -(-count // most)

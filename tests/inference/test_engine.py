@@ -81,7 +81,7 @@ def test_a_long_history_is_cut_from_its_old_end(voice):
     text = engine.prompt_format.tokenizer.decode(prompt)
     assert len(prompt) <= 120
     assert "newest" in text
-    assert text.startswith(("<|im_start|>system", "The chat of a Discord"))
+    assert text.startswith(("<|im_start|>system", "A Discord chat"))
 
 
 def test_a_dialogue_is_the_prompt_that_training_would_see():

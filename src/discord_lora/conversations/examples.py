@@ -6,6 +6,7 @@ example 2            (m2 m3) m4 m5 m6 m7 m8               (context: read, not tr
 example 3                            (m7 m8) m9 m10
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -93,6 +94,23 @@ def _batches(conversations: Sequence[Conversation]) -> Iterator[list[Conversatio
         yield batch
 
 
+def _places_to_cut(targets: int, most: int) -> list[int]:
+    """Before which of the targets a stretch may be cut.
+
+    Each piece repeats context and system prompt, so there should be no more pieces than needed:
+    before the cut and behind it there must be as few as `most` targets a piece allow. Among those
+    only the middle half: a cut near an end would leave crumbs that are mostly context.
+    """
+    fewest = math.ceil(targets / most)
+    places = [
+        place
+        for place in range(1, targets)
+        if fewest == 1 or math.ceil(place / most) + math.ceil((targets - place) / most) == fewest
+    ]
+    middle = [place for place in places if targets // 4 <= place <= targets - targets // 4]
+    return middle or places
+
+
 class _Cutter:
     """Cuts one conversation into examples."""
 
@@ -135,10 +153,9 @@ class _Cutter:
         if fits or len(targets) == 1:
             yield self._example(first, last + 1)
             return
-        # Only the middle half: a cut near an end would leave crumbs that are mostly context.
-        quarter = len(targets) // 4
-        middle = targets[max(1, quarter) : len(targets) - quarter + 1]
-        cut = longest_silence(self.messages, middle)
+        cut = longest_silence(
+            self.messages, [targets[i] for i in _places_to_cut(len(targets), most)]
+        )
         yield from self._cut([t for t in targets if t < cut])
         yield from self._cut([t for t in targets if t >= cut])
 

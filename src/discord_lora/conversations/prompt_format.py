@@ -68,7 +68,7 @@ class Voice:
 
 
 def server_voice(bot_name: str, system_prompt: str = "") -> Voice:
-    prompt = system_prompt or "The chat of a Discord server, one message a line."
+    prompt = system_prompt or "A Discord chat."
     return Voice("server", bot_name, "discord-lora-bot", prompt)
 
 

@@ -10,18 +10,13 @@ from accelerate.utils import ProjectConfiguration
 from torch import Tensor
 from transformers import get_scheduler
 
+from discord_lora.analysis.memory import RESERVE_BYTES, MemoryPlan, plan_memory
 from discord_lora.console import UserError
 from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.packing import MicroBatch, TrainingPlan, collate, divide, pack
+from discord_lora.finetuning.activations import checkpoint_layers, measure_activations
 from discord_lora.finetuning.checkpoints import Checkpoint
-from discord_lora.finetuning.memory_plan import (
-    RESERVE_BYTES,
-    MemoryPlan,
-    checkpoint_layers,
-    measure_activations,
-    plan_memory,
-)
 from discord_lora.finetuning.training_model import Paths, TrainingModel, choose_paths
 from discord_lora.hardware import Hardware
 from discord_lora.settings import Settings

@@ -1,0 +1,112 @@
+"""What a token costs, measured on the loaded model, and the checkpointing that was decided on.
+
+The bytes that the forward pass keeps for the backward pass are counted as autograd keeps them, so
+the figure holds for any model, with or without the fast pieces. What follows from it is decided
+in `analysis/memory.py`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from discord_lora.analysis.memory import ActivationBytes
+from discord_lora.conversations.packing import collate
+from discord_lora.finetuning.head_loss import LOGITS_AT_ONCE
+from discord_lora.finetuning.training_model import TrainingModel, random_example
+
+PROBE_TOKENS = 96
+
+
+def checkpointing_layers(model: nn.Module) -> list[Any]:
+    """The layers that transformers can checkpoint one by one."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def checkpoint_layers(model: TrainingModel, count: int) -> None:
+    """Checkpoint the first `count` layers and no other."""
+    if not count:
+        return
+    model.causal_model.activation_checkpointing_enable(
+        activation_checkpointing_kwargs={"use_reentrant": False}
+    )
+    for layer in checkpointing_layers(model)[count:]:
+        layer.gradient_checkpointing = False
+
+
+def measure_activations(model: TrainingModel, optimizer_bytes: float) -> ActivationBytes:
+    """Run a short row through the model and count what it keeps.
+
+    Args:
+        model: as it will be trained, on its device, without checkpointing.
+        optimizer_bytes: that the optimizer keeps for each trainable number.
+    """
+    layers = checkpointing_layers(model)
+    batch = collate([random_example(model, PROBE_TOKENS)])
+    embedding = model.causal_model.get_input_embeddings().weight
+    inside, outside = _kept_bytes(model, layers, lambda: model(batch.to(embedding.device)))
+    hidden = model.causal_model.get_output_embeddings().weight.shape[-1]
+    trainable = sum(parameter.numel() for parameter in model.trainable().values())
+    largest = max(p.numel() * (2 if p.dtype == torch.uint8 else 1) for p in model.parameters())
+    vocabulary = embedding.shape[0]
+    return ActivationBytes(
+        layers=max(1, len(layers)),
+        layer=inside / PROBE_TOKENS / max(1, len(layers)),
+        layer_input=hidden * embedding.element_size(),
+        outside=outside / PROBE_TOKENS,
+        fixed=(
+            max(LOGITS_AT_ONCE, vocabulary) * (4.0 + embedding.element_size())
+            + 2 * largest * embedding.element_size()
+            + trainable * (4.0 + optimizer_bytes)
+        ),
+    )
+
+
+def _kept_bytes(
+    model: nn.Module, layers: Sequence[nn.Module], forward: Callable[[], Tensor]
+) -> tuple[int, int]:
+    """Bytes that autograd keeps, inside the layers and outside; weights do not count."""
+    weights = {it.untyped_storage().data_ptr() for it in (*model.parameters(), *model.buffers())}
+    seen: dict[int, int] = {}
+    bytes_inside = 0
+    with _depth_of(layers) as depth:
+
+        def keep(tensor: Tensor) -> Tensor:
+            nonlocal bytes_inside
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights and storage.data_ptr() not in seen:
+                seen[storage.data_ptr()] = storage.nbytes()
+                bytes_inside += storage.nbytes() if depth() else 0
+            return tensor
+
+        was_training = model.training
+        model.train()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = forward()
+        model.train(was_training)
+    del loss  # until here everything that was seen had to stay alive: no address came twice
+    return bytes_inside, sum(seen.values()) - bytes_inside
+
+
+@contextmanager
+def _depth_of(layers: Sequence[nn.Module]) -> Iterator[Callable[[], int]]:
+    """Tells how many of the layers are being run at the moment."""
+    depth = 0
+
+    def change(by: int) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            nonlocal depth
+            depth += by
+
+        return hook
+
+    hooks = [layer.register_forward_pre_hook(change(1)) for layer in layers]
+    hooks += [layer.register_forward_hook(change(-1)) for layer in layers]
+    try:
+        yield lambda: depth
+    finally:
+        for hook in hooks:
+            hook.remove()
