@@ -53,8 +53,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     add = parser.add_argument
     add("--data", type=Path, metavar="PATH",
-        help="exports or a training_data.jsonl (default: ../shared/data/pyscript beside this "
-        "checkout if it is there, else the sample chat)")  # fmt: skip
+        help="exports or a training_data.jsonl (default: the sample chat, so that anyone can "
+        "repeat the figures)")  # fmt: skip
     add("--messages", type=int, default=160, metavar="N", help="messages trained (default: 160)")
     add("--held-out", type=int, default=80, metavar="N",
         help="messages for the held-out loss (default: 80)")  # fmt: skip

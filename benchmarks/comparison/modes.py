@@ -27,7 +27,6 @@ from discord_lora.sample import is_sample, sample_chat_export
 from discord_lora.settings import Settings, load_settings
 
 ROOT = BENCHMARKS.parent
-REAL_CHAT = ROOT.parent / "shared" / "data" / "pyscript"
 SAMPLE_LEARNING_RATE = 1e-3
 """A model of 135M parameters wants more than the 2e-4 that suit one of 7B."""
 
@@ -115,7 +114,7 @@ def training_data(data: Path | None, folder: Path, say: Say) -> Path:
     if data is not None and data.suffix == ".jsonl":
         return data.resolve()
     if data is None:
-        data = REAL_CHAT if REAL_CHAT.is_dir() else sample_chat_export(ROOT, say)
+        data = sample_chat_export(ROOT, say)
     out = folder / "training_data.jsonl"
     prepare(PrepareOptions(paths=(data,), out=out))
     say(f"conversations of {data}")
