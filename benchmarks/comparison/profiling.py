@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
 
@@ -62,8 +63,14 @@ def profile(job: Job, selection: Selection, hardware: Hardware) -> dict[str, Any
 def operator_times(
     recorded: torch_profile, hardware: Hardware
 ) -> Iterator[tuple[str, Sequence[Any], float]]:
-    """Name, input shapes and own seconds of each kind of operator."""
+    """Name, input shapes and own seconds of each kind of operator.
+
+    On a card that is the time of the kernels that an operator started; the kernels, which are
+    listed once more by themselves, are left out.
+    """
     for event in recorded.key_averages(group_by_input_shape=True):
+        if event.device_type != DeviceType.CPU:
+            continue
         own = event.self_device_time_total if hardware.is_cuda else event.self_cpu_time_total
         yield event.key, event.input_shapes or (), own / 1e6
 

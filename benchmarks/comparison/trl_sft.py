@@ -76,17 +76,19 @@ def run(job: Job, selection: Selection, hardware: Hardware) -> Result:
 
 
 def choose_shape(job: Job, selection: Selection) -> Shape:
-    """Steps of about as many messages as everyone's, or the fastest shape that a sweep found."""
-    if job.task == "trl-best":
-        return Shape(job.row_tokens, job.rows_per_pass, 1, checkpointing=False)
-    longest = selection.settings.max_seq_length
-    examples = selection.whole_conversations(longest)
+    """Steps of about as many messages as everyone's, in the longest rows or in the fastest ones."""
+    is_best = job.task == "trl-best"
+    row_tokens = job.row_tokens if is_best else selection.settings.max_seq_length
+    examples = selection.whole_conversations(row_tokens)
     a_message = count_tokens(examples) / count_messages(examples)
-    checkpointing = job.task.endswith("checkpointing")
-    return even_shape(a_message * selection.settings.messages_per_step, longest, checkpointing)
+    step_tokens = a_message * selection.settings.messages_per_step
+    if is_best:
+        passes = max(1, round(step_tokens / (row_tokens * job.rows_per_pass)))
+        return Shape(row_tokens, job.rows_per_pass, passes, checkpointing=False)
+    return even_shape(step_tokens, row_tokens, checkpointing=job.task.endswith("checkpointing"))
 
 
-def even_shape(step_tokens: float, longest: int, checkpointing: bool) -> Shape:
+def even_shape(step_tokens: float, longest: int, *, checkpointing: bool) -> Shape:
     """One row a pass, and rows of one length that together hold about `step_tokens`."""
     passes = max(1, math.ceil(step_tokens / longest))
     row_tokens = min(longest, 32 * round(step_tokens / passes / 32))
