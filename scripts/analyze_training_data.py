@@ -1,7 +1,7 @@
 """See what training would learn from: conversations, examples, steps, trained tokens."""
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -54,16 +54,17 @@ def main() -> int | None:
     args, settings = parse_with_settings(parser)
 
     from discord_lora.base_model import load_tokenizer, locate_base_model
-    from discord_lora.conversations.dataset import make_dataset
+    from discord_lora.conversations.dataset_cache import DatasetCache
     from discord_lora.messages.training_data import read_training_data
 
     console = make_console()
+    cache = DatasetCache(settings.training_data_path)
     data = read_training_data(settings.training_data_path)
     show_messages(data, console)
-    location = locate_base_model(settings.base_model, plainly(console))
-    dataset = make_dataset(data, settings, load_tokenizer(location))
+    tokenizer = load_tokenizer(locate_base_model(settings.base_model, plainly(console)))
+    dataset = cache.recall_or_make(settings, tokenizer, lambda: data)
     show_examples(dataset, settings, console)
-    show_samples(dataset, max(0, args.show_sample), settings.seed, console)
+    show_samples(dataset, tokenizer, max(0, args.show_sample), settings.seed, console)
     return None
 
 
@@ -100,8 +101,9 @@ def show_examples(dataset: "Dataset", settings: Settings, console: Console) -> N
     tokens = sum(map(len, examples))
     trained = sum(int(example.trained.sum()) for example in examples)
     console.print(
-        f"{len(dataset.training):,} conversations to train on, {len(dataset.validation):,} held "
-        f"out\n{messages:,} messages of {dataset.voice.learns_from} in {len(examples):,} examples, "
+        f"{dataset.training_conversations:,} conversations to train on, "
+        f"{dataset.held_out_conversations:,} held out\n"
+        f"{messages:,} messages of {dataset.voice.learns_from} in {len(examples):,} examples, "
         f"{tokens:,} tokens, {trained:,} of them trained ({trained / tokens:.0%})\n"
         f"{messages:,} / {settings.messages_per_step} = "
         f"{steps_per_epoch(messages, settings.messages_per_step):,} optimizer steps an epoch",
@@ -109,13 +111,14 @@ def show_examples(dataset: "Dataset", settings: Settings, console: Console) -> N
     )
 
 
-def show_samples(dataset: "Dataset", count: int, seed: int, console: Console) -> None:
+def show_samples(
+    dataset: "Dataset", tokenizer: Any, count: int, seed: int, console: Console
+) -> None:
     """Print examples as the model sees them."""
     import numpy as np
 
     examples = dataset.training_examples
     chosen = np.random.default_rng(seed).permutation(len(examples))[:count]
-    decode = dataset.prompt_format.tokenizer.decode
     for number in chosen:
         example = examples[number]
         title = Text(f"conversation {example.conversation_id}, {len(example)} tokens")
@@ -123,7 +126,7 @@ def show_samples(dataset: "Dataset", count: int, seed: int, console: Console) ->
         text = Text()
         borders = np.flatnonzero(np.diff(example.trained)) + 1
         for run in np.split(np.arange(len(example)), borders):
-            piece = decode(example.input_ids[run].tolist())
+            piece = tokenizer.decode(example.input_ids[run].tolist())
             if not example.trained[run[0]]:
                 text.append(piece, style="dim")
             elif console.is_terminal:

@@ -38,17 +38,25 @@ def main() -> int | None:
     args, settings = parse_with_settings(parser)
     # Imported from here on so that --help and settings errors answer at once.
     from discord_lora.finetuning.run_folder import choose_run_folder, fingerprint
-    from discord_lora.finetuning.session import Session
+    from discord_lora.finetuning.session import Session, join_processes
 
-    console = make_console()
-    dataset, location = load_dataset(settings, console)
-    data_fingerprint = fingerprint(dataset.training_examples)
-    plan = make_plan(settings, dataset, data_fingerprint, console)
-    folder = choose_run_folder(settings, dataset.voice, data_fingerprint, fresh=args.fresh)
+    processes = join_processes()
+    console = make_console(quiet=not processes.is_main_process)
+    with processes.main_process_first():
+        dataset, location = load_dataset(settings, console)
+        data_fingerprint = fingerprint(dataset.training_examples)
+        plan = make_plan(settings, dataset, data_fingerprint, console)
+        folder = choose_run_folder(
+            settings,
+            dataset.voice,
+            data_fingerprint,
+            fresh=args.fresh and processes.is_main_process,
+        )
+        if not folder.is_finished:
+            folder.create()
     if folder.is_finished:
         say_finished(folder.path, console)
         return None
-    folder.create()
     console.print(f"loading {settings.base_model}", markup=False)
     session = Session.open(
         settings, dataset, plan, location=location, folder=folder, console=console
@@ -61,14 +69,15 @@ def main() -> int | None:
 def load_dataset(settings: Settings, console: Console) -> "tuple[Dataset, str]":
     """Messages into tokenized examples; also where the base model lies."""
     from discord_lora.base_model import load_tokenizer, locate_base_model
-    from discord_lora.conversations.dataset import make_dataset
-    from discord_lora.messages.training_data import read_training_data
+    from discord_lora.conversations.dataset_cache import open_dataset
 
-    data = read_training_data(settings.training_data_path)
-    for line in data.remarks():
-        console.print(line, markup=False)
-    location = locate_base_model(settings.base_model, plainly(console))
-    return make_dataset(data, settings, load_tokenizer(location)), location
+    report = plainly(console)
+
+    def locate() -> str:
+        return locate_base_model(settings.base_model, report)
+
+    dataset = open_dataset(settings, lambda: load_tokenizer(locate()), report)
+    return dataset, locate()
 
 
 def make_plan(

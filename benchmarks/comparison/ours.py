@@ -3,16 +3,15 @@
 The only place here that knows them: when the engine changes, this is what follows.
 """
 
-from typing import Any
-
 from comparison.data import Selection, count_messages, count_tokens, messages_hash
 from comparison.job import Job, Result
 from comparison.measure import Stopwatch, held_out_loss, load_model
 from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.packing import plan_training
-from discord_lora.finetuning.loop import Events, TrainingState, fit, train_step
-from discord_lora.finetuning.session import build_state, make_accelerator
+from discord_lora.finetuning.loop import Events, fit, train_step
+from discord_lora.finetuning.training_model import TrainingModel
+from discord_lora.finetuning.training_state import TrainingState, build_state, make_accelerator
 from discord_lora.hardware import Hardware
 
 
@@ -28,14 +27,10 @@ def prepare(
         max_steps=0,
         seed=settings.seed,
     )
-    model = load_model(job.location, settings, hardware, examples)
-    dataset = Dataset(selection.prompt_format, selection.training, [], examples, [])
+    model = TrainingModel(load_model(job.location, settings, hardware, examples))
+    dataset = Dataset(selection.prompt_format.voice, len(selection.training), 0, examples, [])
     accelerator = make_accelerator(settings, hardware, "comparison")
-    return build_state(model, plan, dataset, settings, accelerator)
-
-
-def trained_model(state: TrainingState) -> Any:
-    return state.accelerator.unwrap_model(state.model)
+    return build_state(model, plan, dataset, settings, accelerator, hardware)
 
 
 def run(job: Job, selection: Selection, hardware: Hardware) -> Result:
@@ -51,9 +46,11 @@ def run(job: Job, selection: Selection, hardware: Hardware) -> Result:
         steps=state.plan.steps,
         seconds=stopwatch.seconds,
         peak_bytes=stopwatch.peak_bytes,
-        held_out_nats=held_out_loss(trained_model(state), selection.held_out_examples(), hardware),
+        held_out_nats=held_out_loss(
+            state.training_model.model, selection.held_out_examples(), hardware
+        ),
         same_messages=messages_hash(examples),
-        shape=f"packed up to {selection.settings.max_tokens_per_microbatch:,} tokens",
+        shape=f"packed up to {state.token_budget:,} tokens",
     )
 
 

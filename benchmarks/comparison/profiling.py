@@ -43,7 +43,7 @@ def profile(job: Job, selection: Selection, hardware: Hardware) -> dict[str, Any
         if hardware.is_cuda:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began
-    config = state.accelerator.unwrap_model(state.model).config
+    config = state.training_model.causal_model.config
     settings = selection.settings
     groups: Counter[str] = Counter()
     operators: Counter[str] = Counter()

@@ -64,9 +64,11 @@ def load_base_model(location: str, hardware: Hardware, quantization: str) -> Any
         UserError: model not found, no network, or not enough memory.
     """
     _check_memory(location, hardware, quantization)
+    config = _from_hub(AutoConfig.from_pretrained, location)
     options: dict[str, Any] = {
         "dtype": hardware.dtype,
-        "attn_implementation": "sdpa",
+        # SDPA cannot cap scores, as Gemma 2 does.
+        "attn_implementation": "eager" if _caps_scores(config) else "sdpa",
         "use_safetensors": True,
     }
     if quantization == "nf4":
@@ -85,13 +87,18 @@ def load_base_model(location: str, hardware: Hardware, quantization: str) -> Any
     return model
 
 
+def _caps_scores(config: Any) -> bool:
+    return getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+
+
 def _stay_differentiable(model: Any) -> None:
     """Keep bitsandbytes from repacking 4-bit weights when they are first evaluated.
 
     On CPUs with AVX512-BF16 it would do so, into a bf16 form through which no gradient passes:
     whatever is trained after the first held-out loss would be trained on wrong gradients.
     """
-    for layer in linear_layers(model):
+    layers: list[Any] = linear_layers(model)
+    for layer in layers:
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False
 

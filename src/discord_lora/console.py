@@ -1,5 +1,6 @@
 """How scripts speak to people: output on any console, exit codes, errors without tracebacks."""
 
+import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -35,12 +36,12 @@ class Interrupted(Exception):  # noqa: N818 - it is not an error: the work is sa
     """The user stopped the work and everything is saved. The text says how to go on."""
 
 
-def make_console(*, stderr: bool = False) -> Console:
+def make_console(*, stderr: bool = False, quiet: bool = False) -> Console:
     """A console that never fails on a character: a cp1252 window shows `?` instead."""
     stream = sys.stderr if stderr else sys.stdout
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")
-    return Console(stderr=stderr, highlight=False, soft_wrap=not stream.isatty())
+    return Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=not stream.isatty())
 
 
 def plainly(console: Console) -> Callable[[str], None]:
@@ -66,6 +67,8 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Run an entry script: a user's mistake never shows a traceback, a bug always does."""
     console = make_console(stderr=True)
     make_console()
+    # On some CPUs it warns at import that a kernel which we do not use is not installed.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="replace")
     try:

@@ -42,13 +42,13 @@ class Hardware:
         return int(psutil.Process().memory_info().rss)
 
 
-def detect_hardware() -> Hardware:
-    """The first CUDA card, or the CPU."""
+def detect_hardware(index: int = 0) -> Hardware:
+    """The CUDA card with this index, or the CPU."""
     if not torch.cuda.is_available():
         # bf16 exists on the CPU, but fp32 is faster there.
         total = psutil.virtual_memory().total
         return Hardware(torch.device("cpu"), "CPU", torch.float32, "no", total)
-    device = torch.device("cuda", 0)
+    device = torch.device("cuda", index)
     card = torch.cuda.get_device_properties(device)
     has_bf16 = torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
     return Hardware(

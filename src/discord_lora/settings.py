@@ -94,13 +94,13 @@ class Settings(BaseSettings):
         "auto", description="auto: paged 8-bit AdamW on a card, AdamW on the CPU"
     )
     gradient_checkpointing: Literal["true", "false", "auto"] = Field(
-        "auto", description="recompute activations to save memory; auto: on a card under 20 GB"
+        "auto", description="recompute activations to save memory; auto: in as few layers as needed"
     )
     packing: bool = Field(
         True, description="several examples in one pass; false: one at a time, same result"
     )
-    max_tokens_per_microbatch: Positive = Field(
-        1024, description="tokens that go through the model at once; memory decides, not results"
+    max_tokens_per_microbatch: Positive | Literal["auto"] = Field(
+        "auto", description="tokens that go through the model at once; auto: as memory allows"
     )
     seed: int = Field(42, ge=0, lt=2**32, description="same seed, same data order and dropout")
 

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from discord_lora.conversations import examples as examples_module
 from discord_lora.conversations.build import from_ready
 from discord_lora.conversations.examples import Limits, make_examples
 from discord_lora.conversations.prompt_format import (
@@ -11,6 +12,7 @@ from discord_lora.conversations.prompt_format import (
     ready_voice,
     server_voice,
 )
+from discord_lora.finetuning.run_folder import fingerprint
 from discord_lora.messages.record import ReadyConversation, Turn
 from fakes import chatter, conversation, make_tokenizer, say
 
@@ -43,6 +45,16 @@ def test_every_target_is_learned_once_and_every_example_fits(
         assert max_targets is None or example.targets <= max_targets
         assert example.trained.sum() > 0
         assert not example.trained[0]
+
+
+def test_making_examples_a_few_conversations_at_a_time_changes_nothing(monkeypatch):
+    talks = [conversation(*chatter(count), id=str(count)) for count in range(1, 30)]
+    limits = Limits(256, 20, max_targets=4)
+    at_once = make_examples(talks, server(), limits)
+    monkeypatch.setattr(examples_module, "_MESSAGES_AT_ONCE", 10)
+    in_pieces = make_examples(talks, server(), limits)
+    assert [e.message_ids for e in in_pieces] == [e.message_ids for e in at_once]
+    assert fingerprint(in_pieces) == fingerprint(at_once)
 
 
 def test_an_oversize_conversation_is_cut_at_its_longest_silence():

@@ -9,20 +9,12 @@ from transformers import get_scheduler
 from discord_lora.console import UserError
 from discord_lora.conversations.build import build_conversations
 from discord_lora.conversations.examples import Limits, make_examples
-from discord_lora.conversations.packing import collate, plan_training
+from discord_lora.conversations.packing import collate, pack, plan_training
 from discord_lora.conversations.prompt_format import PromptFormat, persona_voice, server_voice
-from discord_lora.finetuning import loop
-from discord_lora.finetuning.loop import (
-    Events,
-    TrainingState,
-    accumulate_gradients,
-    evaluate,
-    fit,
-    neighbours_meet,
-    restore,
-    snapshot,
-    summed_loss,
-)
+from discord_lora.finetuning.loop import Events, accumulate_gradients, evaluate, fit
+from discord_lora.finetuning.out_of_memory import try_largest
+from discord_lora.finetuning.training_model import TrainingModel, choose_paths
+from discord_lora.finetuning.training_state import TrainingState, restore, snapshot
 from discord_lora.inference.engine import ReplyEngine, Sampling
 from fakes import chatter, conversation, make_model, make_tokenizer, say
 
@@ -40,7 +32,8 @@ def make_state(*, dropout=0.0, packing=True, budget=400, epochs=1.0, rate=1e-2, 
     config = LoraConfig(
         task_type="CAUSAL_LM", r=4, lora_dropout=dropout, target_modules="all-linear"
     )
-    model = get_peft_model(make_model(), config)
+    model = TrainingModel(get_peft_model(make_model(), config))
+    assert choose_paths(model).packing
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
     scheduler = get_scheduler("cosine", optimizer, 2, plan.steps)
     accelerator = Accelerator(cpu=True)
@@ -81,10 +74,9 @@ def test_packed_neighbours_do_not_see_each_other():
     state.model.eval()
     first, second, other = state.plan.examples[:3]
     with torch.no_grad():
-        alone = summed_loss(state.model, collate([second]))
+        alone = state.model(collate([second]))
         beside = [
-            summed_loss(state.model, collate([neighbour, second]))
-            - summed_loss(state.model, collate([neighbour]))
+            state.model(collate([neighbour, second])) - state.model(collate([neighbour]))
             for neighbour in (first, other)
         ]
     for loss in beside:
@@ -110,8 +102,10 @@ def test_the_loss_of_a_step_is_divided_by_its_own_targets():
     loss = accumulate_gradients(state, examples)
     with torch.no_grad():
         state.model.eval()
-        total = sum(float(summed_loss(state.model, collate([e]))) for e in examples)
-    assert loss == pytest.approx(total / sum(int(e.trained.sum()) for e in examples), rel=1e-4)
+        total = sum(float(state.model(collate([e]))) for e in examples)
+    assert float(loss) == pytest.approx(
+        total / sum(int(e.trained.sum()) for e in examples), rel=1e-4
+    )
 
 
 def test_packing_changes_neither_the_steps_nor_the_adapter():
@@ -152,43 +146,57 @@ def test_a_stopped_run_goes_on_bit_for_bit():
         assert torch.equal(value, weights(second)[name]), name
 
 
-def test_out_of_memory_repeats_the_step_in_smaller_pieces(monkeypatch):
-    state, undisturbed = make_state(budget=400), make_state(budget=400)
-    real = loop.summed_loss
-    failures = iter([False, True, False, False, True])
+def run_out_of_memory(state, when):
+    """Let the model's pass over a micro-batch fail whenever `when` says so."""
 
-    def sometimes_too_large(model, batch):
-        if next(failures, False):
+    def fail(_model, _inputs):
+        if when():
             raise torch.OutOfMemoryError("planted")
-        return real(model, batch)
 
+    state.model.register_forward_pre_hook(fail)
+
+
+def test_out_of_memory_repeats_the_step_in_smaller_pieces():
+    state, undisturbed = make_state(budget=400), make_state(budget=400)
+    failures = iter([False, True, False, False, True])
+    run_out_of_memory(state, lambda: next(failures, False))
     budgets = []
-    monkeypatch.setattr(loop, "summed_loss", sometimes_too_large)
     fit(state, Events(budget_halved=budgets.append))
-    monkeypatch.setattr(loop, "summed_loss", real)
     fit(undisturbed, Events())
     assert budgets == [200, 100]
     for name, value in weights(undisturbed).items():
         assert torch.allclose(value, weights(state)[name], atol=1e-5), name
 
 
-def test_an_example_that_never_fits_ends_in_one_sentence(monkeypatch):
-    def too_large(model, batch):
-        raise torch.OutOfMemoryError("planted")
-
-    monkeypatch.setattr(loop, "summed_loss", too_large)
-    with pytest.raises(UserError, match="lower MAX_SEQ_LENGTH"):
-        fit(make_state(), Events())
-
-
-def test_a_loss_that_is_not_finite_ends_in_one_sentence_and_changes_no_weight():
+def test_an_example_that_never_fits_ends_in_one_sentence():
     state = make_state()
-    before = weights(state)
-    with torch.no_grad():
-        state.accelerator.unwrap_model(state.model).get_input_embeddings().weight.fill_(torch.nan)
-    with pytest.raises(UserError, match="lower LEARNING_RATE"):
+    run_out_of_memory(state, lambda: True)
+    with pytest.raises(UserError, match="lower MAX_SEQ_LENGTH"):
         fit(state, Events())
-    assert all(torch.equal(value, before[name]) for name, value in weights(state).items())
+
+
+@pytest.mark.parametrize("read_every_steps", [1, 1000])
+def test_a_loss_that_is_not_finite_ends_in_one_sentence_and_saves_nothing(read_every_steps):
+    state = make_state()
+    saved = []
+    with torch.no_grad():
+        state.training_model.causal_model.get_input_embeddings().weight.fill_(torch.nan)
+    with pytest.raises(UserError, match=r"The loss of step 1 is nan.*lower LEARNING_RATE"):
+        fit(state, Events(save=saved.append, save_every_steps=3, read_every_steps=read_every_steps))
+    assert saved == []
+
+
+def test_losses_are_read_when_they_are_due():
+    losses = []
+    fit(
+        make_state(),
+        Events(
+            stepped=lambda result, loss: losses.append((result.step, loss is None)),
+            save_every_steps=6,
+            read_every_steps=4,
+        ),
+    )
+    assert [step for step, unread in losses if not unread] == [4, 6, 8, 12, 15]
 
 
 def test_checkpoints_are_asked_for_on_time():
@@ -211,37 +219,48 @@ def test_the_trained_model_says_its_line_and_stops_by_itself():
     state = make_state(plan=plan, rate=2e-2)
     fit(state, Events())
 
-    engine = ReplyEngine(state.model, TOKENIZER, voice, max_prompt_tokens=256)
+    engine = ReplyEngine(state.training_model.model, TOKENIZER, voice, max_prompt_tokens=256)
     sampling = Sampling(0, 1, 0, 1, max_reply_tokens=100)
     asked = conversation(say("Bob", "hi"))
     assert "".join(engine.reply(asked, sampling)) == "hello there"
 
 
-def test_a_model_through_which_neighbours_meet_is_recognised():
-    state = make_state()
-    vocabulary = 400
-    device = torch.device("cpu")
-    assert not neighbours_meet(state.model, vocabulary, device)
-
-    class Leaking(torch.nn.Module):
-        """Like a convolution or linear attention: the past leaks in whatever the positions say."""
-
-        def forward(self, input_ids, **options):
-            output = state.model(input_ids=input_ids, **options)
-            output.logits = output.logits.cumsum(dim=1)
-            return output
-
-    assert neighbours_meet(Leaking(), vocabulary, device)
-
-
-def test_single_examples_that_do_not_fit_are_not_tried_again(monkeypatch):
+def test_single_examples_that_do_not_fit_are_not_tried_again():
     tries = []
-
-    def too_large(model, batch):
-        tries.append(1)
-        raise torch.OutOfMemoryError("planted")
-
-    monkeypatch.setattr(loop, "summed_loss", too_large)
+    state = make_state(packing=False)
+    run_out_of_memory(state, lambda: not tries.append(1))
     with pytest.raises(UserError, match="GRADIENT_CHECKPOINTING"):
-        evaluate(make_state(packing=False))
+        evaluate(state)
     assert len(tries) == 1
+
+
+def test_the_largest_micro_batch_is_tried_before_anything_is_learned():
+    state = make_state(budget=100)
+    before, seen = weights(state), []
+    state.model.register_forward_pre_hook(lambda _model, inputs: seen.append(inputs[0]))
+    tokens = try_largest(state, lambda _tokens: None)
+    rows = [row for step in state.plan.walk() for row in pack(step, 100)]
+    assert tokens == max(sum(map(len, row)) for row in rows) == seen[0].input_ids.shape[1]
+    assert len(seen) == 1
+    assert all(torch.equal(value, before[name]) for name, value in weights(state).items())
+    assert all(parameter.grad is None for parameter in state.trainable().values())
+
+
+def test_what_does_not_fit_is_found_out_at_the_start():
+    state = make_state(budget=400)
+    failures = iter([True, True, False])
+    run_out_of_memory(state, lambda: next(failures))
+    budgets = []
+    try_largest(state, budgets.append)
+    assert budgets == [200, 100]
+    assert state.token_budget == 100
+
+
+@pytest.mark.parametrize("budget", [64, 256, 4096])
+def test_the_token_budget_does_not_change_what_is_learned(budget):
+    state, reference = make_state(budget=budget, epochs=2), make_state(budget=1000, epochs=2)
+    fit(state, Events())
+    fit(reference, Events())
+    assert state.plan.steps == 30
+    for name, value in weights(reference).items():
+        assert torch.allclose(value, weights(state)[name], atol=2e-5), name

@@ -3,7 +3,7 @@
 import difflib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from discord_lora.console import UserError
@@ -17,58 +17,84 @@ from discord_lora.conversations.prompt_format import (
     server_voice,
 )
 from discord_lora.conversations.split import split_conversations
+from discord_lora.messages.cycle_collection import without_cycle_collection
 from discord_lora.messages.record import Message
 from discord_lora.messages.training_data import TrainingData
 from discord_lora.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Dataset:
-    """Conversations, and the examples that are trained and held out."""
+class Grouped:
+    """Conversations before they are tokenized."""
 
-    prompt_format: PromptFormat
+    voice: Voice
     training: list[Conversation]
-    validation: list[Conversation]
+    held_out: list[Conversation]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """What training needs of the data. The messages themselves are not kept for the night."""
+
+    voice: Voice
+    training_conversations: int
+    held_out_conversations: int
     training_examples: list[TokenizedExample]
     validation_examples: list[TokenizedExample]
-
-    @property
-    def voice(self) -> Voice:
-        return self.prompt_format.voice
+    remarks: tuple[str, ...] = ()
+    """What the reader said about lines that it did not take as they stand."""
 
 
+@without_cycle_collection()
 def make_dataset(data: TrainingData, settings: Settings, tokenizer: Any) -> Dataset:
     """Group, split, render and tokenize.
 
     Raises:
         UserError: the persona is unknown or ambiguous, or nothing is left to train on.
     """
+    dataset = tokenize(group(data, settings), settings, tokenizer)
+    return replace(dataset, remarks=tuple(data.remarks()))
+
+
+def group(data: TrainingData, settings: Settings) -> Grouped:
+    """Choose the voice, build the conversations and part the held-out ones.
+
+    Raises:
+        UserError: the persona is unknown or ambiguous, or the data mix two shapes.
+    """
     voice = choose_voice(data, settings)
     conversations = _conversations(data, settings, voice)
-    training, validation = split_conversations(
-        conversations, settings.validation_fraction, voice.is_target
-    )
-    prompt_format = PromptFormat(tokenizer, voice)
+    fraction = settings.validation_fraction
+    return Grouped(voice, *split_conversations(conversations, fraction, voice.is_target))
+
+
+def tokenize(grouped: Grouped, settings: Settings, tokenizer: Any) -> Dataset:
+    """Render and tokenize.
+
+    Raises:
+        UserError: the system prompt leaves no room, or nothing is left to train on.
+    """
+    prompt_format = PromptFormat(tokenizer, grouped.voice)
     limits = Limits(
         settings.max_seq_length, settings.context_tokens, max_targets=settings.messages_per_step
     )
     # Held-out conversations are cut by length alone: their loss must not depend on the step size.
     whole = Limits(settings.max_seq_length, settings.context_tokens)
     _check_room(prompt_format, settings)
-    dataset = Dataset(
-        prompt_format,
-        training,
-        validation,
-        make_examples(training, prompt_format, limits),
-        _sample(make_examples(validation, prompt_format, whole), settings.max_validation_messages),
-    )
-    prompt_format.forget_texts()
-    if not dataset.training_examples:
+    training = make_examples(grouped.training, prompt_format, limits)
+    held_out = make_examples(grouped.held_out, prompt_format, whole)
+    if not training:
         raise UserError(
             f"{settings.training_data_path} holds no message to train on: every line is context "
             'only ("train": false) or another member\'s. Prepare more data, or set another PERSONA.'
         )
-    return dataset
+    return Dataset(
+        grouped.voice,
+        len(grouped.training),
+        len(grouped.held_out),
+        training,
+        _sample(held_out, settings.max_validation_messages),
+    )
 
 
 def _sample(examples: list[TokenizedExample], most: int) -> list[TokenizedExample]:

@@ -6,6 +6,7 @@ example 2            (m2 m3) m4 m5 m6 m7 m8               (context: read, not tr
 example 3                            (m7 m8) m9 m10
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -16,6 +17,10 @@ from numpy.typing import NDArray
 from discord_lora.conversations.build import Conversation
 from discord_lora.conversations.prompt_format import PromptFormat
 from discord_lora.conversations.split import longest_silence
+
+_MESSAGES_AT_ONCE = 8192
+"""Messages whose tokens are kept as Python lists until their examples are made: at nine times the
+size of an array, those of all messages would be most of the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,11 @@ class TokenizedExample:
         """Target messages: what an optimizer step counts."""
         return len(self.message_ids)
 
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens that the loss is on; nothing predicts the first one."""
+        return int(np.count_nonzero(self.trained[1:]))
+
     def __len__(self) -> int:
         return len(self.input_ids)
 
@@ -60,13 +70,27 @@ def make_examples(
 
     Left out are messages that have no room beside a system prompt of their own conversation.
     """
-    prompt_format.warm_up(m for c in conversations for m in c.messages)
-    return [
-        example
-        for conversation in conversations
-        for example in _Cutter(conversation, prompt_format, limits).examples()
-        if example.trained.any()
-    ]
+    examples: list[TokenizedExample] = []
+    for batch in _batches(conversations):
+        prompt_format.warm_up(message for c in batch for message in c.messages)
+        for conversation in batch:
+            cut = _Cutter(conversation, prompt_format, limits).examples()
+            examples += (example for example in cut if example.trained.any())
+        prompt_format.forget_texts()
+    return examples
+
+
+def _batches(conversations: Sequence[Conversation]) -> Iterator[list[Conversation]]:
+    batch: list[Conversation] = []
+    messages = 0
+    for conversation in conversations:
+        batch.append(conversation)
+        messages += len(conversation.messages)
+        if messages >= _MESSAGES_AT_ONCE:
+            yield batch
+            batch, messages = [], 0
+    if batch:
+        yield batch
 
 
 class _Cutter:
@@ -140,7 +164,8 @@ class _Cutter:
         encoded = self.format.encode(stretch, first_target=first - start)
         # Only a single message that is longer than all the room there is gets cut short here.
         keep = self.limits.max_seq_length
-        learned = [self.messages[i] for i in self.targets if first <= i < end]
+        targets = self.targets[bisect_left(self.targets, first) : bisect_left(self.targets, end)]
+        learned = [self.messages[i] for i in targets]
         return TokenizedExample(
             conversation_id=self.conversation.id,
             message_ids=tuple(message.id for message in learned),

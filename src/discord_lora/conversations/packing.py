@@ -27,16 +27,29 @@ class MicroBatch:
     example, from which transformers builds the block-diagonal attention mask.
     `predictors`: int64 of shape (targets,), the positions whose logits predict a trained token.
     `labels`: int64 of shape (targets,), those tokens.
+    `lengths`: tokens of each example, in the order of the row, longest first.
     """
 
     input_ids: Tensor
     position_ids: Tensor
     predictors: Tensor
     labels: Tensor
+    lengths: tuple[int, ...]
 
     def to(self, device: torch.device) -> "MicroBatch":
-        fields = (self.input_ids, self.position_ids, self.predictors, self.labels)
-        return MicroBatch(*(tensor.to(device, non_blocking=True) for tensor in fields))
+        """On the device; the copies may still be under way."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            pinned = tensor.pin_memory() if device.type == "cuda" else tensor
+            return pinned.to(device, non_blocking=True)
+
+        return MicroBatch(
+            moved(self.input_ids),
+            moved(self.position_ids),
+            moved(self.predictors),
+            moved(self.labels),
+            self.lengths,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +153,22 @@ def pack(
     return rows
 
 
+def divide(examples: Sequence[TokenizedExample], shares: int) -> list[list[TokenizedExample]]:
+    """Divide a step's examples among processes so that each has about as many tokens.
+
+    Longest first, each to whoever has least; a share may be empty.
+    """
+    if shares == 1:
+        return [list(examples)]
+    parts: list[list[TokenizedExample]] = [[] for _ in range(shares)]
+    tokens = [0] * shares
+    for example in sorted(examples, key=len, reverse=True):
+        least = tokens.index(min(tokens))
+        parts[least].append(example)
+        tokens[least] += len(example)
+    return parts
+
+
 def collate(row: Sequence[TokenizedExample]) -> MicroBatch:
     """One row of examples as tensors; nothing is padded."""
     input_ids = np.concatenate([example.input_ids for example in row])
@@ -153,4 +182,5 @@ def collate(row: Sequence[TokenizedExample]) -> MicroBatch:
         position_ids=torch.from_numpy(positions.astype(np.int64))[None],
         predictors=torch.from_numpy(labels - 1),
         labels=torch.from_numpy(input_ids[labels].astype(np.int64)),
+        lengths=tuple(map(len, row)),
     )

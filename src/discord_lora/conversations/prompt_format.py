@@ -28,6 +28,7 @@ for token a prefix of what training saw, and nothing a member writes can become 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from discord_lora.conversations.build import READY_ASSISTANT, Conversation
@@ -139,7 +140,13 @@ class PromptFormat:
         missing = sorted(texts - self._text_ids.keys())
         for start in range(0, len(missing), _WARM_UP_BATCH):
             some = missing[start : start + _WARM_UP_BATCH]
-            batch = self.tokenizer(some, add_special_tokens=False, split_special_tokens=True)
+            batch = self.tokenizer(
+                some,
+                add_special_tokens=False,
+                split_special_tokens=True,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )
             self._text_ids.update(zip(some, batch.input_ids, strict=True))
 
     def forget_texts(self) -> None:
@@ -288,6 +295,7 @@ class PromptFormat:
         yield Piece(rest)
 
 
+@lru_cache(maxsize=4096)
 def _shown_name(name: str) -> str:
     """A name that cannot be taken for the end of a line or of itself."""
     return re.sub(r"[\s:]+", " ", name).strip() or "someone"

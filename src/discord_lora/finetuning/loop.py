@@ -8,40 +8,18 @@ and never the result.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.nn import functional
 
 from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
-from discord_lora.conversations.packing import MicroBatch, TrainingPlan, collate, pack
-from discord_lora.finetuning.checkpoints import Checkpoint
-
-Result = TypeVar("Result")
-
-
-@dataclass(slots=True)
-class TrainingState:
-    """What one run works on."""
-
-    accelerator: Accelerator
-    model: Any
-    optimizer: Any
-    scheduler: Any
-    plan: TrainingPlan
-    validation: Sequence[TokenizedExample]
-    token_budget: int
-    """Tokens a micro-batch; halved when memory runs out."""
-    packing: bool = True
-    max_grad_norm: float = 1.0
-
-    def trainable(self) -> dict[str, Tensor]:
-        named = self.accelerator.unwrap_model(self.model).named_parameters()
-        return {name: parameter for name, parameter in named if parameter.requires_grad}
+from discord_lora.conversations.packing import collate
+from discord_lora.finetuning.out_of_memory import in_pieces_that_fit
+from discord_lora.finetuning.training_state import TrainingState
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +28,9 @@ class StepResult:
 
     step: int
     """Steps done, this one included."""
-    loss: float
-    """Mean over the step's target tokens, nats."""
+    loss: Tensor
+    """Mean over the step's target tokens, nats; this process's share of it. On the device still:
+    reading it makes the card wait."""
     learning_rate: float
     messages: int
     tokens: int
@@ -76,31 +55,80 @@ class HeldOutLoss:
 class Events:
     """What the loop tells the outside; each call returns quickly."""
 
-    stepped: Callable[[StepResult], None] = lambda _result: None
+    stepped: Callable[[StepResult, float | None], None] = lambda _result, _loss: None
+    """After each step, with its loss where it was read."""
     save: Callable[[int], None] = lambda _step: None
     epoch_ended: Callable[[int], None] = lambda _step: None
     budget_halved: Callable[[int], None] = lambda _tokens: None
     stop_requested: Callable[[], bool] = lambda: False
     save_every_steps: int = 50
+    read_every_steps: int = 1
+    """How often the losses are read from the device."""
 
 
 def fit(state: TrainingState, events: Events, first_step: int = 0) -> bool:
     """Train from `first_step` (steps already done) to the end of the plan.
 
     Returns True when the plan is finished, False when a stop was asked for; all is saved then.
+
+    Raises:
+        UserError: a loss is not finite, or an example does not fit into memory.
     """
     plan = state.plan
+    losses = _UnreadLosses(state.accelerator)
     for step, examples in enumerate(plan.walk(first_step), start=first_step + 1):
-        events.stepped(train_step(state, events, step, examples))
+        result = train_step(state, events, step, examples)
+        losses.add(result)
         epoch_ends = plan.ends_epoch(step) and step < plan.steps
-        stop = events.stop_requested() and step < plan.steps
+        stop = anywhere(state.accelerator, events.stop_requested()) and step < plan.steps
+        save = stop or epoch_ends or step == plan.steps or step % events.save_every_steps == 0
+        # Before anything is saved, too: no checkpoint may hold what a bad loss did.
+        due = save or step % events.read_every_steps == 0
+        events.stepped(result, losses.read() if due else None)
         if epoch_ends:
             events.epoch_ended(step)
-        if stop or epoch_ends or step == plan.steps or step % events.save_every_steps == 0:
+        if save:
             events.save(step)
         if stop:
             return False
     return True
+
+
+@dataclass(slots=True)
+class _UnreadLosses:
+    """Losses that are still on the device."""
+
+    accelerator: Accelerator
+    results: list[StepResult] = field(default_factory=list)
+
+    def add(self, result: StepResult) -> None:
+        self.results.append(result)
+
+    def read(self) -> float:
+        """The newest loss, of all processes together.
+
+        Raises:
+            UserError: one of the losses since the last reading is not finite.
+        """
+        parts = torch.stack([result.loss for result in self.results])
+        losses = self.accelerator.reduce(parts, reduction="sum").tolist()
+        for result, loss in zip(self.results, losses, strict=True):
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"The loss of step {result.step} is {loss}, and nothing can be learned from "
+                    "that. Start over with a lower LEARNING_RATE (--fresh, or another RUN_NAME to "
+                    "keep this run)."
+                )
+        self.results.clear()
+        return float(losses[-1])
+
+
+def anywhere(accelerator: Accelerator, flag: bool) -> bool:
+    """True if the flag is up in any process: all of them have to leave the loop together."""
+    if accelerator.num_processes == 1:
+        return flag
+    flags = accelerator.gather(torch.tensor([flag], device=accelerator.device))
+    return bool(flags.any())
 
 
 def train_step(
@@ -109,22 +137,27 @@ def train_step(
     """One optimizer step. Out of memory repeats it in half as large pieces.
 
     Raises:
-        UserError: a single example does not fit into memory, or the loss is not finite.
+        UserError: a single example does not fit into memory.
     """
     learning_rate = state.scheduler.get_last_lr()[0]
 
-    def attempt() -> float:
+    def attempt() -> Tensor:
         # Dropout is a function of seed and step, so a resumed run repeats it without saved state.
-        torch.manual_seed(state.plan.seed * 1_000_003 + step)
+        torch.manual_seed(
+            (state.plan.seed * 1_000_003 + step) * state.accelerator.num_processes
+            + state.accelerator.process_index
+        )
         state.optimizer.zero_grad(set_to_none=True)
         return accumulate_gradients(state, examples)
 
-    loss = in_pieces_that_fit(state, examples, attempt, events.budget_halved)
-    if not math.isfinite(loss):
-        raise UserError(
-            f"The loss of step {step} is {loss}, and nothing can be learned from that. Start over "
-            "with a lower LEARNING_RATE (--fresh, or another RUN_NAME to keep this run)."
-        )
+    loss = in_pieces_that_fit(
+        state,
+        examples,
+        attempt,
+        events.budget_halved,
+        # Processes that exchange gradients in the middle of it cannot begin it anew one by one.
+        may_repeat=state.accelerator.num_processes == 1,
+    )
     if state.max_grad_norm:
         state.accelerator.clip_grad_norm_(state.trainable().values(), state.max_grad_norm)
     state.optimizer.step()
@@ -140,35 +173,25 @@ def train_step(
     )
 
 
-def accumulate_gradients(state: TrainingState, examples: Sequence[TokenizedExample]) -> float:
-    """Add the gradients of one step's loss; returns that loss."""
+def accumulate_gradients(state: TrainingState, examples: Sequence[TokenizedExample]) -> Tensor:
+    """Add the gradients of one step's loss; returns this process's share of that loss."""
     state.model.train()
-    rows = pack(examples, state.token_budget, packing=state.packing)
-    batches = [collate(row) for row in rows]
-    targets = sum(len(batch.labels) for batch in batches)
-    total = torch.zeros((), device=state.accelerator.device)
+    accelerator = state.accelerator
+    targets = sum(example.trained_tokens for example in examples)
+    batches = state.micro_batches(examples)
+    # A process with nothing to do still has to meet the others where gradients are exchanged.
+    idle = not batches
+    if idle:
+        batches = [collate([examples[0]]).to(accelerator.device)]
+    total = torch.zeros((), device=accelerator.device)
     for batch in batches:
-        loss = summed_loss(state.model, batch.to(state.accelerator.device)) / targets
-        state.accelerator.backward(loss)
+        last = batch is batches[-1]
+        with nullcontext() if last else accelerator.no_sync(state.model):
+            loss = state.model(batch) * (0.0 if idle else 1 / targets)
+            # Gradients are averaged over the processes; what is wanted is their sum.
+            accelerator.backward(loss * accelerator.num_processes)
         total += loss.detach()
-    return float(total)
-
-
-def summed_loss(model: Any, batch: MicroBatch) -> Tensor:
-    """Cross-entropy summed over the target tokens of a micro-batch, in nats.
-
-    The head runs at the predicting positions only. No attention mask is passed: from positions
-    that start again, and only then, transformers builds the block-diagonal mask that keeps packed
-    neighbours apart.
-    """
-    output = model(
-        input_ids=batch.input_ids,
-        position_ids=batch.position_ids,
-        use_cache=False,
-        logits_to_keep=batch.predictors,
-    )
-    logits = output.logits[0].float()
-    return functional.cross_entropy(logits, batch.labels, reduction="sum")
+    return total
 
 
 def evaluate(
@@ -189,93 +212,20 @@ def evaluate(
 
 def _evaluate(state: TrainingState, watch: Callable[[int], None]) -> HeldOutLoss:
     state.model.eval()
-    nats, tokens, messages = 0.0, 0, 0
-    for row in pack(state.validation, state.token_budget, packing=state.packing):
-        batch = collate(row).to(state.accelerator.device)
+    nats = torch.zeros((), dtype=torch.float64, device=state.accelerator.device)
+    measured = 0.0
+    messages = sum(example.targets for example in state.validation)
+    batches = state.micro_batches(state.validation)
+    tokens = sum(example.trained_tokens for example in state.validation)
+    for batch in batches:
         with torch.no_grad():
-            nats += float(summed_loss(state.model, batch))
-        tokens += len(batch.labels)
-        messages += sum(example.targets for example in row)
-        watch(messages)
+            nats += state.training_model(batch)
+        measured += len(batch.labels)
+        watch(round(messages * measured * state.accelerator.num_processes / tokens))
+    total = float(state.accelerator.reduce(nats, reduction="sum"))
     characters = sum(example.characters for example in state.validation)
     return HeldOutLoss(
-        nats_per_token=nats / max(tokens, 1),
-        bits_per_character=nats / math.log(2) / max(characters, 1),
+        nats_per_token=total / max(tokens, 1),
+        bits_per_character=total / math.log(2) / max(characters, 1),
         messages=messages,
     )
-
-
-def snapshot(state: TrainingState, step: int, progress: dict[str, Any]) -> Checkpoint:
-    """Everything that `restore` needs to go on after `step`."""
-    scaler = state.accelerator.scaler
-    if torch.cuda.is_available():
-        # Paged optimizer states live in memory that the host may read only while the card rests.
-        torch.cuda.synchronize()
-    return Checkpoint(
-        step=step,
-        weights={name: p.detach().cpu().contiguous() for name, p in state.trainable().items()},
-        optimizer=state.optimizer.state_dict(),
-        scheduler=state.scheduler.state_dict(),
-        scaler=scaler.state_dict() if scaler is not None else {},
-        progress=progress,
-    )
-
-
-def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's state into a freshly built run."""
-    with torch.no_grad():
-        for name, parameter in state.trainable().items():
-            parameter.copy_(checkpoint.weights[name])
-    state.optimizer.load_state_dict(checkpoint.optimizer)
-    state.scheduler.load_state_dict(checkpoint.scheduler)
-    if state.accelerator.scaler is not None and checkpoint.scaler:
-        state.accelerator.scaler.load_state_dict(checkpoint.scaler)
-
-
-def in_pieces_that_fit(
-    state: TrainingState,
-    examples: Sequence[TokenizedExample],
-    attempt: Callable[[], Result],
-    budget_halved: Callable[[int], None],
-) -> Result:
-    """Repeat `attempt` with half the token budget each time that memory runs out.
-
-    Raises:
-        UserError: the pieces are single examples already.
-    """
-    while True:
-        try:
-            return attempt()
-        except torch.OutOfMemoryError:
-            pass
-        # Only here, after the exception is gone, nothing holds the activations any more.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        longest = max(map(len, examples))
-        if state.token_budget <= longest // 2 or not state.packing:
-            raise UserError(
-                f"One example of {longest:,} tokens does not fit into memory; set "
-                "GRADIENT_CHECKPOINTING=true, lower MAX_SEQ_LENGTH, or choose a smaller BASE_MODEL."
-            )
-        state.token_budget = max(1, state.token_budget // 2)
-        budget_halved(state.token_budget)
-
-
-def neighbours_meet(model: Any, vocabulary: int, device: torch.device) -> bool:
-    """True if packed examples reach each other through this model.
-
-    Positions that start again keep attention apart; convolutions and linear attention, which some
-    models have, need more than that. Two rows differ in their first example only: if the second
-    one notices, packing would train something else.
-    """
-    length = 8
-    ids = torch.arange(2 * length, device=device) % vocabulary
-    other = torch.cat([(ids[:length] + vocabulary // 2) % vocabulary, ids[length:]])
-    positions = torch.arange(2 * length, device=device)[None] % length
-    model.eval()
-    with torch.no_grad():
-        one, two = (
-            model(input_ids=row[None], position_ids=positions, use_cache=False).logits[0, length:]
-            for row in (ids, other)
-        )
-    return bool((one - two).abs().max() > 1e-2 * one.abs().max())

@@ -1,6 +1,7 @@
 """What a run says while it works: progress bar, `training.log`, `metrics.jsonl`, TensorBoard."""
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -47,10 +48,14 @@ class RunLog:
         self.paused = 0.0
         self.messages = 0
         self.tokens = 0
+        names = ["training.log", "metrics.jsonl"]
+        if not accelerator.is_main_process:
+            names = [os.devnull, os.devnull]  # one of several processes speaks for all
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.text = (folder / "training.log").open("a", encoding="utf-8", newline="\n")
-            self.metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8", newline="\n")
+            self.text, self.metrics = (
+                (folder / name).open("a", encoding="utf-8", newline="\n") for name in names
+            )
         except OSError as error:
             raise UserError(f"LOGS_DIR: cannot write into {folder} ({error}).") from None
         self.progress = make_progress(console)
@@ -74,22 +79,30 @@ class RunLog:
         self._write_line(sentence)
         self.console.print(sentence, markup=False)
 
-    def stepped(self, result: StepResult) -> None:
-        """Count one optimizer step; write a line every LOG_EVERY_STEPS and after the last."""
+    @property
+    def memory(self) -> str:
+        used, total = self.hardware.used_bytes(), self.hardware.total_bytes
+        return f"memory {used / 1e9:.1f} of {total / 1e9:.1f} GB"
+
+    def stepped(self, result: StepResult, loss: float | None) -> None:
+        """Count one optimizer step; write a line every LOG_EVERY_STEPS and after the last.
+
+        `loss` is None where it was left on the card, which is never when a line is due.
+        """
         self.messages += result.messages
         self.tokens += result.tokens
-        self.progress.update(
-            self.bar, completed=result.step, description=f"training, loss {result.loss:.3f}"
-        )
+        self.progress.update(self.bar, completed=result.step)
+        if loss is None:
+            return
+        self.progress.update(self.bar, description=f"training, loss {loss:.3f}")
         if result.step % self.log_every_steps and result.step != self.steps:
             return
         elapsed = time.perf_counter() - self.started - self.paused
         rate = elapsed / (result.step - self.first_step)
-        used, total = self.hardware.used_bytes() / 1e9, self.hardware.total_bytes / 1e9
         line = (
-            f"step {result.step:,} of {self.steps:,}  loss {result.loss:.4f}  "
+            f"step {result.step:,} of {self.steps:,}  loss {loss:.4f}  "
             f"learning rate {result.learning_rate:.2e}  {self.messages / elapsed:.2f} messages/s  "
-            f"{self.tokens / elapsed:.0f} tokens/s  memory {used:.1f} of {total:.1f} GB  "
+            f"{self.tokens / elapsed:.0f} tokens/s  {self.memory}  "
             f"left {format_duration(rate * (self.steps - result.step))}"
         )
         self._write_line(line)
@@ -98,11 +111,11 @@ class RunLog:
         self._measure(
             result.step,
             {
-                "loss": result.loss,
+                "loss": loss,
                 "learning_rate": result.learning_rate,
                 "messages_per_second": self.messages / elapsed,
                 "tokens_per_second": self.tokens / elapsed,
-                "memory_gb": used,
+                "memory_gb": self.hardware.used_bytes() / 1e9,
             },
         )
 

@@ -9,118 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate import PartialState
 from rich.console import Console
-from transformers import get_scheduler
 
 from discord_lora.adapter_folder import RunInfo
 from discord_lora.base_model import load_base_model
-from discord_lora.console import Interrupted, UserError
+from discord_lora.console import Interrupted, plainly
 from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.packing import TrainingPlan
 from discord_lora.finetuning.adapter import attach_adapter, library_versions, save_adapter
 from discord_lora.finetuning.checkpoints import load_newest, save_checkpoint
-from discord_lora.finetuning.loop import (
-    Events,
-    HeldOutLoss,
+from discord_lora.finetuning.loop import Events, HeldOutLoss, evaluate, fit
+from discord_lora.finetuning.out_of_memory import try_largest
+from discord_lora.finetuning.run_folder import RunFolder
+from discord_lora.finetuning.run_log import RunLog
+from discord_lora.finetuning.training_model import TrainingModel
+from discord_lora.finetuning.training_state import (
     TrainingState,
-    evaluate,
-    fit,
-    neighbours_meet,
+    build_state,
+    make_accelerator,
+    optimizer_name,
     restore,
     snapshot,
 )
-from discord_lora.finetuning.run_folder import RunFolder
-from discord_lora.finetuning.run_log import RunLog
 from discord_lora.hardware import Hardware, detect_hardware
 from discord_lora.settings import Settings
-
-SMALL_CARD_BYTES = 20e9
-"""Below this, activations of a 7B model leave no room without checkpointing."""
-
-
-def make_accelerator(settings: Settings, hardware: Hardware, run: str) -> Accelerator:
-    """Mixed precision, devices and TensorBoard are accelerate's."""
-    logging_dir = settings.logs_dir / "tensorboard"
-    try:
-        logging_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"LOGS_DIR: cannot write {logging_dir} ({error}).") from None
-    accelerator = Accelerator(
-        mixed_precision=hardware.precision,
-        cpu=not hardware.is_cuda,
-        log_with="tensorboard",
-        project_config=ProjectConfiguration(
-            project_dir=str(settings.logs_dir), logging_dir=str(logging_dir)
-        ),
-    )
-    if accelerator.num_processes > 1:
-        # Each process would train on everything: the steps are not divided among them yet.
-        raise UserError("Training runs in one process for now; start it with plain `python`.")
-    accelerator.init_trackers(run)
-    return accelerator
-
-
-def build_state(
-    model: Any, plan: TrainingPlan, dataset: Dataset, settings: Settings, accelerator: Accelerator
-) -> TrainingState:
-    """Everything the loop works on; `model` has its adapter attached."""
-    on_cuda = accelerator.device.type == "cuda"
-    if wants_checkpointing(settings, on_cuda):
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = make_optimizer(trainable, settings, on_cuda=on_cuda)
-    scheduler = get_scheduler(
-        settings.lr_scheduler,
-        optimizer,
-        num_warmup_steps=round(plan.steps * settings.warmup_ratio),
-        num_training_steps=plan.steps,
-    )
-    model, optimizer = accelerator.prepare(model, optimizer)
-    return TrainingState(
-        accelerator=accelerator,
-        model=model,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        plan=plan,
-        validation=dataset.validation_examples,
-        token_budget=settings.max_tokens_per_microbatch,
-        packing=settings.packing,
-        max_grad_norm=settings.max_grad_norm,
-    )
-
-
-def wants_checkpointing(settings: Settings, on_cuda: bool) -> bool:
-    if settings.gradient_checkpointing != "auto":
-        return settings.gradient_checkpointing == "true"
-    return on_cuda and torch.cuda.get_device_properties(0).total_memory < SMALL_CARD_BYTES
-
-
-def make_optimizer(parameters: list[Any], settings: Settings, *, on_cuda: bool) -> Any:
-    """AdamW of torch, or the 8-bit ones of bitsandbytes."""
-    name = optimizer_name(settings, on_cuda=on_cuda)
-    options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-    if name == "adamw":
-        return torch.optim.AdamW(parameters, **options)
-    from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit  # noqa: PLC0415 - slow import
-
-    kinds = {"adamw_8bit": AdamW8bit, "paged_adamw_8bit": PagedAdamW8bit}
-    return kinds[name](parameters, **options)
-
-
-def optimizer_name(settings: Settings, *, on_cuda: bool) -> str:
-    """What OPTIMIZER means on this machine.
-
-    Raises:
-        UserError: an 8-bit optimizer without a CUDA card.
-    """
-    name = settings.optimizer
-    if name == "auto":
-        return "paged_adamw_8bit" if on_cuda else "adamw"
-    if name != "adamw" and not on_cuda:
-        raise UserError(f"OPTIMIZER: {name} needs a CUDA card; set OPTIMIZER=adamw or auto.")
-    return name
 
 
 @dataclass(slots=True)
@@ -150,18 +63,12 @@ class Session:
         Raises:
             UserError: model, adapter settings or memory do not fit.
         """
-        hardware = detect_hardware()
+        hardware = detect_hardware(PartialState().local_process_index)
         optimizer_name(settings, on_cuda=hardware.is_cuda)
         accelerator = make_accelerator(settings, hardware, folder.path.name)
         model = load_base_model(location, hardware, settings.quantization)
-        model = attach_adapter(model, settings)
-        state = build_state(model, plan, dataset, settings, accelerator)
-        vocabulary = model.get_input_embeddings().num_embeddings
-        if state.packing and neighbours_meet(state.model, vocabulary, accelerator.device):
-            console.print(
-                "This kind of model cannot keep packed conversations apart: one at a time then."
-            )
-            state.packing = False
+        model = TrainingModel(attach_adapter(model, settings))
+        state = build_state(model, plan, dataset, settings, accelerator, hardware, plainly(console))
         info = RunInfo(
             base_model=settings.base_model,
             quantization=settings.quantization,
@@ -221,6 +128,9 @@ class Session:
         Raises:
             Interrupted: a stop was asked for; everything is saved.
         """
+        with log.aside():
+            tokens = try_largest(self.state, log.budget_halved, first_step)
+        log.say(f"the largest micro-batch, {tokens:,} tokens, fits: {log.memory}")
         if "base_nats_per_token" not in self.losses:
             self._measure(log, "base", 0, stop_requested)
         events = Events(
@@ -230,19 +140,24 @@ class Session:
             budget_halved=log.budget_halved,
             stop_requested=stop_requested,
             save_every_steps=self.settings.save_every_steps,
+            read_every_steps=self.settings.log_every_steps if self.hardware.is_cuda else 1,
         )
         if not fit(self.state, events, first_step):
             raise Interrupted("Stopped and saved. Run the same command again to go on.")
         self._measure(log, "trained", self.state.plan.steps, stop_requested)
         self.info.steps = self.state.plan.steps
         self.info.losses = self.losses
-        model = self.state.accelerator.unwrap_model(self.state.model)
-        save_adapter(model, self.info, self.folder.path)
+        if self.state.accelerator.is_main_process:
+            save_adapter(self.state.training_model.model, self.info, self.folder.path)
+        self.state.accelerator.wait_for_everyone()
         return self.folder.path
 
     def _save(self, log: RunLog, step: int) -> None:
+        accelerator = self.state.accelerator
         with log.aside():
-            save_checkpoint(self.folder.checkpoints, snapshot(self.state, step, self.progress))
+            if accelerator.is_main_process:
+                save_checkpoint(self.folder.checkpoints, snapshot(self.state, step, self.progress))
+            accelerator.wait_for_everyone()
 
     def _measure(
         self, log: RunLog, name: str, step: int, stop_requested: Callable[[], bool]
@@ -253,7 +168,8 @@ class Session:
 
         def watch(messages: int) -> None:
             log.progress.update(bar, completed=messages)
-            if stop_requested() and name != "epoch":
+            alone = self.state.accelerator.num_processes == 1
+            if stop_requested() and name != "epoch" and alone:
                 raise Interrupted("Stopped. Run the same command again to go on.")
 
         with log.aside():
@@ -266,6 +182,11 @@ class Session:
     def _note(self, name: str, loss: HeldOutLoss) -> None:
         self.losses[f"{name}_nats_per_token"] = loss.nats_per_token
         self.losses[f"{name}_bits_per_character"] = loss.bits_per_character
+
+
+def join_processes() -> PartialState:
+    """The processes that `accelerate launch` started, or the only one there is."""
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 @contextmanager

@@ -1,11 +1,10 @@
 """Exports → `training_data.jsonl`: read everything, merge by id, clean, write, account for it."""
 
-import gc
 import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from discord_lora.messages.cleaning import (
     CleaningContext,
     command_pattern,
 )
+from discord_lora.messages.cycle_collection import without_cycle_collection
 from discord_lora.messages.inputs import find_inputs
 from discord_lora.messages.output import AtomicFile
 from discord_lora.messages.people import NameChoice
@@ -64,7 +64,7 @@ def prepare(
     """
     report = PrepareReport()
     with ExitStack() as stack:
-        stack.enter_context(_without_cycle_collection())
+        stack.enter_context(without_cycle_collection())
         inputs = find_inputs(options.paths, never=(options.out, options.rejects))
         stack.enter_context(inputs.closers)
         out = stack.enter_context(AtomicFile(options.out))
@@ -85,18 +85,6 @@ def prepare(
     if not report.rejects:
         options.rejects.unlink()
     return report
-
-
-@contextmanager
-def _without_cycle_collection() -> Iterator[None]:
-    """Parsed JSON holds no cycles, and looking for them costs a tenth of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _write_cleaned(

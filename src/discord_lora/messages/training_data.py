@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from discord_lora.console import UserError
+from discord_lora.messages.cycle_collection import without_cycle_collection
 from discord_lora.messages.fields import UnreadableValue
 from discord_lora.messages.record import Message, ReadyConversation, Reject
 from discord_lora.messages.record_fields import RecordContext
@@ -43,6 +44,7 @@ class TrainingData:
             yield f"not read: {len(self.rejects) - _MOST_NAMED:,} more places"
 
 
+@without_cycle_collection()
 def read_training_data(path: Path) -> TrainingData:
     """Everything readable in `path`, in file order, with the rest accounted for.
 

@@ -1,0 +1,72 @@
+"""Cross-entropy behind a frozen head, with its gradient found on the way forward.
+
+The head does not learn, so the only gradient is the one for the hidden states, and it needs the
+logits just once: softmax minus the label's one, times the head's weights. Done chunk by chunk,
+the whole matrix of logits (targets x vocabulary) never exists and nothing is recomputed. The idea
+is that of Liger-Kernel's fused linear cross-entropy (Hsu et al. 2024, arXiv:2410.10989) in plain
+torch, so it runs on every device.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LOGITS_AT_ONCE = 32 * 2**20
+"""Logits that exist at one time: 128 MiB in fp32, whatever the vocabulary."""
+
+
+class _HeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
+    ) -> Tensor:
+        wanted = ctx.needs_input_grad[0]
+        gradient = torch.empty_like(hidden) if wanted else None
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        rows = max(1, LOGITS_AT_ONCE // weight.shape[0])
+        # Written over chunk by chunk: fresh pages for so much memory cost more than the softmax.
+        buffer = hidden.new_empty(min(rows, len(labels)), weight.shape[0])
+        for start in range(0, len(labels), rows):
+            chunk = slice(start, start + rows)
+            label = labels[chunk, None]
+            logits = torch.mm(hidden[chunk], weight.T, out=buffer[: len(label)])
+            if bias is not None:
+                logits += bias
+            highest, of_label = logits.amax(1).float(), logits.gather(1, label)[:, 0].float()
+            likely = _softmax(logits)
+            # The likeliest token is never too unlikely for a logarithm; the label may be.
+            total += (highest - likely.amax(1).log() - of_label).sum()
+            if gradient is not None:
+                likely.scatter_add_(1, label, likely.new_full(label.shape, -1.0))
+                torch.mm(likely.to(weight.dtype), weight, out=gradient[chunk])
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * scale.to(gradient.dtype), None, None, None
+
+
+_loss: Any = _HeadLoss.apply
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Over the vocabulary, in fp32; in place of the logits if they are fp32 already."""
+    out = logits if logits.dtype == torch.float32 else None
+    return torch.softmax(logits, dim=1, dtype=torch.float32, out=out)
+
+
+def head_loss(hidden: Tensor, head: torch.nn.Linear, labels: Tensor) -> Tensor:
+    """Cross-entropy summed over the targets, in nats, fp32.
+
+    Args:
+        hidden: (targets, size), the last hidden states where a target is predicted.
+        head: (vocabulary, size), frozen.
+        labels: int64 of shape (targets,).
+    """
+    dtype = head.weight.dtype
+    result: Tensor = _loss(hidden.to(dtype), head.weight, head.bias, labels)
+    return result

@@ -1,0 +1,82 @@
+"""Out of memory is no reason to lose a step: the same mathematics in smaller pieces."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from discord_lora.console import UserError
+from discord_lora.conversations.examples import TokenizedExample
+from discord_lora.conversations.packing import collate, pack
+from discord_lora.finetuning.training_state import TrainingState
+
+Result = TypeVar("Result")
+
+
+def try_largest(
+    state: TrainingState, budget_halved: Callable[[int], None], first_step: int = 0
+) -> int:
+    """Pass the largest micro-batch of the rest of the run forth and back, and learn nothing.
+
+    What would run out of memory at hour nine does so now. Returns that micro-batch's tokens.
+
+    Raises:
+        UserError: a single example does not fit into memory.
+    """
+    steps = list(state.plan.walk(first_step))
+
+    def attempt() -> int:
+        batches = (pack(step, state.token_budget, packing=state.packing) for step in steps)
+        row = max((row for rows in batches for row in rows), key=lambda row: sum(map(len, row)))
+        state.model.train()
+        with state.accelerator.no_sync(state.model):
+            state.accelerator.backward(state.model(collate(row).to(state.accelerator.device)))
+        return sum(map(len, row))
+
+    longest = [max((example for step in steps for example in step), key=len)] if steps else []
+    tokens = in_pieces_that_fit(state, longest, attempt, budget_halved) if steps else 0
+    state.optimizer.zero_grad(set_to_none=True)
+    return tokens
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """True for the ways in which torch says so: on the CPU it has no exception of its own."""
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
+
+
+def in_pieces_that_fit(
+    state: TrainingState,
+    examples: Sequence[TokenizedExample],
+    attempt: Callable[[], Result],
+    budget_halved: Callable[[int], None],
+    *,
+    may_repeat: bool = True,
+) -> Result:
+    """Repeat `attempt` with half the token budget each time that memory runs out.
+
+    Raises:
+        UserError: the pieces are single examples already, or nothing may be repeated.
+    """
+    while True:
+        try:
+            return attempt()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        if not may_repeat:
+            raise UserError(
+                f"Memory ran out with {state.token_budget:,} tokens a micro-batch. Set "
+                "MAX_TOKENS_PER_MICROBATCH to half of that and run the same command again."
+            )
+        # Only here, after the exception is gone, nothing holds the activations any more.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        longest = max(map(len, examples))
+        if state.token_budget <= longest // 2 or not state.packing:
+            raise UserError(
+                f"One example of {longest:,} tokens does not fit into memory; set "
+                "GRADIENT_CHECKPOINTING=true, lower MAX_SEQ_LENGTH, or choose a smaller BASE_MODEL."
+            )
+        state.token_budget = max(1, state.token_budget // 2)
+        budget_halved(state.token_budget)

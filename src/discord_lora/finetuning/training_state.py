@@ -1,0 +1,199 @@
+"""What one run works on: built from settings and model, saved and restored as a checkpoint."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from torch import Tensor
+from transformers import get_scheduler
+
+from discord_lora.console import UserError
+from discord_lora.conversations.dataset import Dataset
+from discord_lora.conversations.examples import TokenizedExample
+from discord_lora.conversations.packing import MicroBatch, TrainingPlan, collate, divide, pack
+from discord_lora.finetuning.checkpoints import Checkpoint
+from discord_lora.finetuning.memory_plan import (
+    RESERVE_BYTES,
+    MemoryPlan,
+    checkpoint_layers,
+    measure_activations,
+    plan_memory,
+)
+from discord_lora.finetuning.training_model import Paths, TrainingModel, choose_paths
+from discord_lora.hardware import Hardware
+from discord_lora.settings import Settings
+
+
+@dataclass(slots=True)
+class TrainingState:
+    """What one run works on."""
+
+    accelerator: Accelerator
+    model: Any
+    """A `TrainingModel`, as accelerate prepared it."""
+    optimizer: Any
+    scheduler: Any
+    plan: TrainingPlan
+    validation: Sequence[TokenizedExample]
+    token_budget: int
+    """Tokens a micro-batch; halved when memory runs out."""
+    packing: bool = True
+    max_grad_norm: float = 1.0
+
+    @property
+    def training_model(self) -> TrainingModel:
+        """The model itself, without what accelerate put around it."""
+        model: TrainingModel = self.accelerator.unwrap_model(self.model)
+        return model
+
+    def trainable(self) -> dict[str, Tensor]:
+        return self.training_model.trainable()
+
+    def micro_batches(self, examples: Sequence[TokenizedExample]) -> list[MicroBatch]:
+        """This process's share of the examples, packed and on their way to its device."""
+        processes, index = self.accelerator.num_processes, self.accelerator.process_index
+        mine = divide(examples, processes)[index]
+        rows = pack(mine, self.token_budget, packing=self.packing)
+        return [collate(row).to(self.accelerator.device) for row in rows]
+
+
+def make_accelerator(settings: Settings, hardware: Hardware, run: str) -> Accelerator:
+    """Mixed precision, devices, processes and TensorBoard are accelerate's."""
+    logging_dir = settings.logs_dir / "tensorboard"
+    try:
+        logging_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"LOGS_DIR: cannot write {logging_dir} ({error}).") from None
+    accelerator = Accelerator(
+        mixed_precision=hardware.precision,
+        cpu=not hardware.is_cuda,
+        log_with="tensorboard",
+        project_config=ProjectConfiguration(
+            project_dir=str(settings.logs_dir), logging_dir=str(logging_dir)
+        ),
+    )
+    accelerator.init_trackers(run)
+    return accelerator
+
+
+def build_state(
+    model: TrainingModel,
+    plan: TrainingPlan,
+    dataset: Dataset,
+    settings: Settings,
+    accelerator: Accelerator,
+    hardware: Hardware,
+    say: Callable[[str], None] = lambda _sentence: None,
+) -> TrainingState:
+    """Everything the loop works on: the model's fastest way, and pieces that fit into memory."""
+    trainable = list(model.trainable().values())
+    optimizer = make_optimizer(trainable, settings, on_cuda=hardware.is_cuda)
+    scheduler = get_scheduler(
+        settings.lr_scheduler,
+        optimizer,
+        num_warmup_steps=round(plan.steps * settings.warmup_ratio),
+        num_training_steps=plan.steps,
+    )
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    paths = choose_paths(model)
+    memory = decide_memory(model, plan, settings, hardware)
+    checkpoint_layers(model, memory.checkpointed)
+    for sentence in (*what_is_general(paths), str(memory)):
+        say(sentence)
+    return TrainingState(
+        accelerator=accelerator,
+        model=prepared,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        plan=plan,
+        validation=dataset.validation_examples,
+        token_budget=memory.token_budget,
+        packing=settings.packing and paths.packing,
+        max_grad_norm=settings.max_grad_norm,
+    )
+
+
+def decide_memory(
+    model: TrainingModel, plan: TrainingPlan, settings: Settings, hardware: Hardware
+) -> MemoryPlan:
+    """Token budget and checkpointed layers, as set or as the free memory allows."""
+    in_8_bit = "8bit" in optimizer_name(settings, on_cuda=hardware.is_cuda)
+    activations = measure_activations(model, optimizer_bytes=2.0 if in_8_bit else 8.0)
+    budget, checkpointing = settings.max_tokens_per_microbatch, settings.gradient_checkpointing
+    return plan_memory(
+        activations,
+        hardware.free_bytes() - RESERVE_BYTES[hardware.device.type],
+        [sum(map(len, examples)) for examples in plan.walk()],
+        max(map(len, plan.examples)),
+        token_budget=None if budget == "auto" else budget,
+        checkpointing=None if checkpointing == "auto" else checkpointing == "true",
+    )
+
+
+def make_optimizer(parameters: list[Any], settings: Settings, *, on_cuda: bool) -> Any:
+    """AdamW of torch, or the 8-bit ones of bitsandbytes."""
+    name = optimizer_name(settings, on_cuda=on_cuda)
+    options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, **options)
+    from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit  # noqa: PLC0415 - slow import
+
+    kinds = {"adamw_8bit": AdamW8bit, "paged_adamw_8bit": PagedAdamW8bit}
+    return kinds[name](parameters, **options)
+
+
+def optimizer_name(settings: Settings, *, on_cuda: bool) -> str:
+    """What OPTIMIZER means on this machine.
+
+    Raises:
+        UserError: an 8-bit optimizer without a CUDA card.
+    """
+    name = settings.optimizer
+    if name == "auto":
+        return "paged_adamw_8bit" if on_cuda else "adamw"
+    if name != "adamw" and not on_cuda:
+        raise UserError(f"OPTIMIZER: {name} needs a CUDA card; set OPTIMIZER=adamw or auto.")
+    return name
+
+
+def what_is_general(paths: Paths) -> list[str]:
+    """What this kind of model cannot have, in words; nothing for the usual ones."""
+    sentences = []
+    if not paths.packing:
+        sentences.append(
+            "This kind of model cannot keep packed conversations apart: one at a time."
+        )
+    if paths.general:
+        pieces = ", ".join(paths.general)
+        sentences.append(f"This kind of model computes differently in: {pieces}. The slower way.")
+    return sentences
+
+
+def snapshot(state: TrainingState, step: int, progress: dict[str, Any]) -> Checkpoint:
+    """Everything that `restore` needs to go on after `step`."""
+    scaler = state.accelerator.scaler
+    if torch.cuda.is_available():
+        # Paged optimizer states live in memory that the host may read only while the card rests.
+        torch.cuda.synchronize()
+    return Checkpoint(
+        step=step,
+        weights={name: p.detach().cpu().contiguous() for name, p in state.trainable().items()},
+        optimizer=state.optimizer.state_dict(),
+        scheduler=state.scheduler.state_dict(),
+        scaler=scaler.state_dict() if scaler is not None else {},
+        progress=progress,
+    )
+
+
+def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's state into a freshly built run."""
+    with torch.no_grad():
+        for name, parameter in state.trainable().items():
+            parameter.copy_(checkpoint.weights[name])
+    state.optimizer.load_state_dict(checkpoint.optimizer)
+    state.scheduler.load_state_dict(checkpoint.scheduler)
+    if state.accelerator.scaler is not None and checkpoint.scaler:
+        state.accelerator.scaler.load_state_dict(checkpoint.scaler)
