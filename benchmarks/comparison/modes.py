@@ -31,8 +31,9 @@ REAL_CHAT = ROOT.parent / "shared" / "data" / "pyscript"
 SAMPLE_LEARNING_RATE = 1e-3
 """A model of 135M parameters wants more than the 2e-4 that suit one of 7B."""
 
-# Row lengths and rows a pass that `--sweep-trl` tries. A step that is longer gathers several passes,
-# so that its messages are as many as everyone's.
+# Tokens a row and rows a pass that `--sweep-trl` tries; short ones gather several passes a step, so
+# that its messages are as many as everyone's. The fastest of them on two CPU cores is TRL's best:
+# a longer row costs more attention and more logits in memory than it saves.
 SWEEP = ((128, 1), (256, 1), (384, 1), (256, 2), (512, 1), (1024, 1), (2048, 1))
 BEST_ROW_TOKENS, BEST_ROWS_PER_PASS = 512, 1
 
