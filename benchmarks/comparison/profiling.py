@@ -98,6 +98,6 @@ def group_of(name: str, shapes: Sequence[Any], *, rank: int, vocabulary: int) ->
         return HEAD
     if any(part in word for part in ATTENTION_WORDS):
         return ATTENTION
-    if word in PRODUCTS or "gemm" in word:
+    if word.rstrip("_") in PRODUCTS or "gemm" in word:
         return LORA if rank in sizes else BASE
     return ELEMENTWISE if name.startswith(("aten::", "void ", "Memcpy", "Memset")) else PYTHON

@@ -278,6 +278,7 @@ def test_help_needs_no_environment():
     [
         ("aten::mm", [[900, 576], [576, 1536]], "base GEMMs"),
         ("aten::mm", [[900, 576], [576, 16]], "LoRA"),
+        ("aten::addmm_", [[900, 16], [900, 576], [576, 16]], "LoRA"),
         ("aten::mm", [[300, 576], [576, 49152]], "head and loss"),
         ("aten::mul", [[300, 49152], []], "head and loss"),
         ("aten::_log_softmax", [[300, 10]], "head and loss"),
