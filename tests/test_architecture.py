@@ -16,6 +16,10 @@ SCRIPTS = [
     *sorted((ROOT / "training").glob("*.py")),
     *sorted((ROOT / "src").glob("*.py")),
 ]
+BENCHMARKS = [
+    *sorted((ROOT / "benchmarks").glob("*.py")),
+    *sorted((ROOT / "benchmarks" / "comparison").glob("*.py")),
+]
 # Importable in well under a second, so that the analyzer answers --help at once.
 LIGHT = ("messages", "analysis", "settings", "console", "bootstrap", "sample")
 HEAVY = {"torch", "transformers", "bitsandbytes", "peft", "accelerate", "datasets"}
@@ -29,6 +33,7 @@ BEFORE_INSTALLATION = [
     LIBRARY / "torch_build.py",
     ROOT / "scripts" / "check.py",
     ROOT / "scripts" / "quickstart.py",
+    ROOT / "benchmarks" / "compare_training.py",
 ]
 ALSO_BEFORE = {"discord_lora.bootstrap", "discord_lora.commands", "discord_lora.torch_build"}
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
@@ -213,7 +218,7 @@ def test_set_up_needs_only_a_bare_and_even_an_old_python(path):
 
 
 def test_no_function_is_longer_than_a_screen():
-    found = {path.name: long_functions(path) for path in [*sources(LIBRARY), *SCRIPTS]}
+    found = {path.name: long_functions(path) for path in [*sources(LIBRARY), *SCRIPTS, *BENCHMARKS]}
     assert {name: functions for name, functions in found.items() if functions} == {}
 
 

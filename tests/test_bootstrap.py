@@ -124,6 +124,21 @@ def test_an_environment_that_was_copied_or_cut_off_is_made_again(repository, tmp
     assert repaired.returncode == 7
 
 
+@pytest.mark.slow
+def test_a_folder_with_its_own_requirements_has_its_own_environment(repository):
+    folder = repository / "extra"
+    folder.mkdir()
+    script = textwrap.dedent(SCRIPT).replace("parent\n", "parent.parent\n", 1)
+    script = script.replace('"requirements.txt"', '"extra" / "requirements.txt"')
+    (folder / "script.py").write_text(script, encoding="utf-8")
+    (folder / "requirements.txt").write_text("-r ../requirements.txt\n", encoding="utf-8")
+    answer = run(folder)
+    assert "tiny 1 arguments" in answer.stdout, answer
+    assert bootstrap.environment_python(folder).exists()
+    assert not (repository / ".venv").exists()
+    assert "Successfully installed tiny-1" in (repository / "logs" / "setup.log").read_text()
+
+
 def test_ctrl_c_in_the_installation_leaves_no_stamp_and_no_traceback(repository):
     (repository / ".venv").mkdir()
     (repository / ".venv" / bootstrap.STAMP_NAME).write_text("{}")
@@ -339,7 +354,7 @@ def test_only_torch_comes_from_pytorchs_own_index(repository, monkeypatch):
     index = "https://download.pytorch.org/whl/cu130"
     assert calls[1:] == [
         ["install", "torch==2.13.0+cu130", "--index-url", index],
-        ["install", "-r", "requirements.txt"],
+        ["install", "-r", str(repository / "requirements.txt")],
     ]
 
 

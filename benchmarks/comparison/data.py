@@ -10,11 +10,11 @@ import numpy as np
 from comparison.job import Job
 from discord_lora.base_model import load_tokenizer
 from discord_lora.console import UserError
-from discord_lora.conversations.build import Conversation, build_conversations
-from discord_lora.conversations.dataset import choose_voice
+from discord_lora.conversations.build import Conversation
+from discord_lora.conversations.dataset import group
 from discord_lora.conversations.examples import Limits, TokenizedExample, make_examples
 from discord_lora.conversations.prompt_format import PromptFormat
-from discord_lora.conversations.split import IsTarget, split_conversations
+from discord_lora.conversations.split import IsTarget
 from discord_lora.messages.training_data import read_training_data
 from discord_lora.settings import Settings
 
@@ -77,16 +77,13 @@ def load_selection(job: Job, settings: Settings) -> Selection:
     data = read_training_data(Path(settings.training_data_path))
     if data.conversations:
         raise UserError("--data: holds ready conversations; give the messages of a server.")
-    voice = choose_voice(data, settings)
-    conversations = build_conversations(data.messages, settings.conversation_gap_minutes)
-    training, held_out = split_conversations(
-        conversations, settings.validation_fraction, voice.is_target
-    )
+    grouped = group(data, settings)
+    is_target = grouped.voice.is_target
     return Selection(
-        PromptFormat(load_tokenizer(job.location), voice),
+        PromptFormat(load_tokenizer(job.location), grouped.voice),
         settings,
-        choose(training, voice.is_target, job.messages, settings.seed),
-        choose(held_out, voice.is_target, job.held_out_messages, settings.seed),
+        choose(grouped.training, is_target, job.messages, settings.seed),
+        choose(grouped.held_out, is_target, job.held_out_messages, settings.seed),
     )
 
 
@@ -142,7 +139,8 @@ def count_messages(examples: Iterable[TokenizedExample]) -> int:
 
 def labels_of(example: TokenizedExample) -> list[int]:
     """Labels as transformers wants them: -100 where there is no loss."""
-    return np.where(example.trained, example.input_ids, -100).tolist()
+    labels: list[int] = np.where(example.trained, example.input_ids, -100).tolist()
+    return labels
 
 
 def full_rows(
@@ -152,7 +150,9 @@ def full_rows(
     rows = []
     waiting = sorted(examples, key=len, reverse=True)
     while waiting:
-        row, left, used = [], [], 0
+        row: list[TokenizedExample] = []
+        left: list[TokenizedExample] = []
+        used = 0
         for example in waiting:
             fits = used + len(example) <= row_tokens
             used += len(example) if fits else 0

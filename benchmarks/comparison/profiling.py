@@ -1,13 +1,12 @@
 """Where the project's training spends its time, in words of the model instead of operators."""
 
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
 
@@ -19,6 +18,7 @@ from discord_lora.hardware import Hardware
 
 STEPS = 4
 WARM_UP_STEPS = 1
+OPERATORS_SHOWN = 25
 BASE, ATTENTION, HEAD, LORA = "base GEMMs", "attention", "head and loss", "LoRA"
 UNPACKING, OPTIMIZER = "dequantization", "optimizer"
 ELEMENTWISE, PYTHON = "elementwise and copies", "Python and other"
@@ -45,8 +45,8 @@ def profile(job: Job, selection: Selection, hardware: Hardware) -> dict[str, Any
         seconds = time.perf_counter() - began
     config = state.training_model.causal_model.config
     settings = selection.settings
-    groups: Counter[str] = Counter()
-    operators: Counter[str] = Counter()
+    groups: defaultdict[str, float] = defaultdict(float)
+    operators: defaultdict[str, float] = defaultdict(float)
     for name, shapes, spent in operator_times(recorded, hardware):
         group = group_of(name, shapes, rank=settings.lora_r, vocabulary=config.vocab_size)
         groups[group] += spent
@@ -55,9 +55,14 @@ def profile(job: Job, selection: Selection, hardware: Hardware) -> dict[str, Any
     return {
         "seconds": seconds,
         "steps": len(steps) - WARM_UP_STEPS,
-        "groups": dict(groups.most_common()),
-        "operators": dict(operators.most_common(25)),
+        "groups": costliest(groups),
+        "operators": costliest(operators, OPERATORS_SHOWN),
     }
+
+
+def costliest(seconds: Mapping[str, float], most: int | None = None) -> dict[str, float]:
+    """The entries in falling order, `most` of them at most."""
+    return dict(sorted(seconds.items(), key=lambda entry: -entry[1])[:most])
 
 
 def operator_times(
@@ -69,7 +74,7 @@ def operator_times(
     listed once more by themselves, are left out.
     """
     for event in recorded.key_averages(group_by_input_shape=True):
-        if event.device_type != DeviceType.CPU:
+        if event.device_type.name != "CPU":
             continue
         own = event.self_device_time_total if hardware.is_cuda else event.self_cpu_time_total
         yield event.key, event.input_shapes or (), own / 1e6
@@ -93,6 +98,6 @@ def group_of(name: str, shapes: Sequence[Any], *, rank: int, vocabulary: int) ->
         return HEAD
     if any(part in word for part in ATTENTION_WORDS):
         return ATTENTION
-    if word in PRODUCTS or "gemm" in word:
+    if word.rstrip("_") in PRODUCTS or "gemm" in word:
         return LORA if rank in sizes else BASE
     return ELEMENTWISE if name.startswith(("aten::", "void ", "Memcpy", "Memset")) else PYTHON

@@ -1,7 +1,6 @@
 """TRL's SFTTrainer with packing, in three configurations."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import datasets
@@ -12,23 +11,9 @@ from comparison.data import Selection, count_messages, count_tokens, labels_of, 
 from comparison.job import Job, Result
 from comparison.measure import Stopwatch, held_out_loss, load_model
 from comparison.trainer_options import TimedTraining, trainer_options
+from comparison.trl_shape import choose_shape
 from discord_lora.base_model import load_tokenizer
 from discord_lora.hardware import Hardware
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """How TRL is to lay out its rows."""
-
-    row_tokens: int
-    rows_per_pass: int
-    passes_per_step: int
-    checkpointing: bool
-
-    def __str__(self) -> str:
-        accumulated = f" x {self.passes_per_step}" if self.passes_per_step > 1 else ""
-        checkpointing = ", checkpointing" if self.checkpointing else ""
-        return f"{self.rows_per_pass} x {self.row_tokens:,} tokens{accumulated}{checkpointing}"
 
 
 def run(job: Job, selection: Selection, hardware: Hardware) -> Result:
@@ -36,11 +21,10 @@ def run(job: Job, selection: Selection, hardware: Hardware) -> Result:
     shape = choose_shape(job, selection)
     examples = selection.whole_conversations(shape.row_tokens)
     tokens = count_tokens(examples)
-    per_step = shape.row_tokens * shape.rows_per_pass * shape.passes_per_step
     model: Any = load_model(job.location, settings, hardware, examples)
     datasets.disable_progress_bars()
     arguments = SFTConfig(
-        **trainer_options(settings, hardware, steps=math.ceil(tokens / per_step)),
+        **trainer_options(settings, hardware, steps=math.ceil(tokens / shape.step_tokens)),
         per_device_train_batch_size=shape.rows_per_pass,
         gradient_accumulation_steps=shape.passes_per_step,
         gradient_checkpointing=shape.checkpointing,
@@ -73,24 +57,6 @@ def run(job: Job, selection: Selection, hardware: Hardware) -> Result:
         same_messages=messages_hash(examples),
         shape=str(shape),
     )
-
-
-def choose_shape(job: Job, selection: Selection) -> Shape:
-    """Steps of about as many messages as everyone's, or the fastest shape that a sweep found."""
-    if job.task == "trl-best":
-        return Shape(job.row_tokens, job.rows_per_pass, 1, checkpointing=False)
-    longest = selection.settings.max_seq_length
-    examples = selection.whole_conversations(longest)
-    a_message = count_tokens(examples) / count_messages(examples)
-    checkpointing = job.task.endswith("checkpointing")
-    return even_shape(a_message * selection.settings.messages_per_step, longest, checkpointing)
-
-
-def even_shape(step_tokens: float, longest: int, checkpointing: bool) -> Shape:
-    """One row a pass, and rows of one length that together hold about `step_tokens`."""
-    passes = max(1, math.ceil(step_tokens / longest))
-    row_tokens = min(longest, 32 * round(step_tokens / passes / 32))
-    return Shape(row_tokens, 1, passes, checkpointing)
 
 
 def keep_adapter_in_fp32(model: Any) -> None:
