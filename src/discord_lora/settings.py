@@ -49,7 +49,7 @@ class Settings(BaseSettings):
         1024, ge=32, description="longest example in tokens; longer conversations are cut"
     )
     context_tokens: int = Field(
-        64, ge=0, description="tokens of earlier talk repeated before a cut-off stretch"
+        32, ge=0, description="tokens of earlier talk repeated before a cut-off stretch"
     )
 
     # The model
@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     # The adapter
     lora_r: Positive = Field(16, description="rank of the LoRA matrices")
     lora_alpha: Positive = Field(32, description="LoRA scale; the update is times alpha / r")
-    lora_dropout: Fraction = Field(0.05, description="share of LoRA inputs dropped in training")
+    lora_dropout: Fraction = Field(0.0, description="share of LoRA inputs dropped in training")
     lora_target_modules: str = Field(
         "all-linear", description="'all-linear' or names such as q_proj,v_proj"
     )
