@@ -70,6 +70,8 @@ def make_accelerator(settings: Settings, hardware: Hardware, run: str) -> Accele
             project_dir=str(settings.logs_dir), logging_dir=str(logging_dir)
         ),
     )
+    if hardware.is_cuda:
+        torch.set_float32_matmul_precision("high")  # TF32 where the card has it
     accelerator.init_trackers(run)
     return accelerator
 
