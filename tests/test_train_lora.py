@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -123,6 +124,30 @@ def test_a_whole_run_writes_a_plain_adapter_and_its_logs(tmp_path, monkeypatch, 
     further = [*words, "--continue-from", folder, "--epochs", "0.5"]
     assert run_here(monkeypatch, SCRIPT, *further) == 0
     assert (tmp_path / "adapters" / "ada-tiny-further" / "run.json").is_file()
+
+
+def test_a_run_goes_on_bit_for_bit_with_less_memory_free(tmp_path, monkeypatch):
+    """Dropout makes every other choice of rows show."""
+    write_chat(tmp_path / "chat.jsonl", 200)
+    words = arguments(
+        tmp_path,
+        base_model=tiny_model_folder(tmp_path),
+        quantization="none",
+        lora_dropout=0.3,
+        gradient_accumulation_steps=16,
+        max_seq_length=128,  # several examples a step
+        max_steps=8,
+        save_every_steps=4,
+    )
+    assert run_here(monkeypatch, SCRIPT, *words) == 0
+    run = tmp_path / "adapters" / "server-tiny"
+    undisturbed = (run / "adapter_model.safetensors").read_bytes()
+    shutil.rmtree(run / "checkpoints" / "step-00000008")
+    (run / "adapter_model.safetensors").unlink()
+    (run / "run.json").unlink()
+    monkeypatch.setattr("discord_lora.hardware.Hardware.free_bytes", lambda _self: 2e9)
+    assert run_here(monkeypatch, SCRIPT, *words) == 0
+    assert (run / "adapter_model.safetensors").read_bytes() == undisturbed
 
 
 def test_ready_conversations_are_trained_and_talked_to(tmp_path, monkeypatch, capsys):

@@ -56,3 +56,15 @@ def test_a_plan_fits_or_is_the_smallest_there_is(free, steps, longest):
     assert longest <= made.token_budget <= max(steps)
     smallest = KNOWN.needed(longest, 10)
     assert made.expected_bytes <= max(free, smallest) + 1e-3
+
+
+def test_a_budget_larger_than_any_step_asks_for_no_more_than_a_step():
+    made = plan(free=1_000_000, budget=100_000)
+    assert (made.token_budget, made.checkpointed) == (100_000, 0)
+    assert made.expected_bytes == KNOWN.needed(500, 0)
+
+
+def test_a_budget_below_the_longest_example_does_not_checkpoint_what_fits():
+    made = plan(free=1_000_000, budget=64, longest=100)
+    assert (made.token_budget, made.checkpointed) == (64, 0)
+    assert made.expected_bytes == KNOWN.needed(100, 0)

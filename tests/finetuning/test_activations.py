@@ -1,5 +1,8 @@
 """What a token costs is counted, not guessed."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -52,3 +55,20 @@ def test_checkpointing_some_layers_keeps_less_and_learns_the_same():
         assert all(
             torch.allclose(a, b, atol=1e-6) for a, b in zip(gradients[0], other, strict=True)
         )
+
+
+def test_measuring_leaves_nothing_behind():
+    """A graph that holds itself would take its memory for the whole night."""
+    model = small_model()
+    outputs = []
+
+    def watch(_layer, _inputs, output):
+        outputs.append(weakref.ref(output))
+
+    hooks = [layer.register_forward_hook(watch) for layer in checkpointing_layers(model)]
+    measure_activations(model, 8.0)
+    for hook in hooks:
+        hook.remove()
+    gc.collect()
+    assert len(outputs) == 2
+    assert all(output() is None for output in outputs)

@@ -92,7 +92,7 @@ def plan_memory(
     for checkpointed in choices:
         fits = activations.tokens_that_fit(free, checkpointed)
         budget = token_budget or min(largest, fits)
-        if budget >= longest and (token_budget or 0) <= fits:
+        if budget >= (0 if token_budget else longest) and _row(budget, largest, longest) <= fits:
             options.append(
                 (_work(step_tokens, budget, checkpointed / layers), checkpointed, budget)
             )
@@ -102,8 +102,13 @@ def plan_memory(
         token_budget=budget,
         checkpointed=checkpointed,
         layers=layers,
-        expected_bytes=activations.needed(min(budget, largest), checkpointed),
+        expected_bytes=activations.needed(_row(budget, largest, longest), checkpointed),
     )
+
+
+def _row(budget: int, largest: int, longest: int) -> int:
+    """Tokens of the largest micro-batch: no longer than a step, and never cutting an example."""
+    return max(min(budget, largest), longest)
 
 
 def _work(step_tokens: Sequence[int], budget: int, checkpointed_share: float) -> float:

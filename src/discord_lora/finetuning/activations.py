@@ -80,7 +80,9 @@ def _kept_bytes(
             if storage.data_ptr() not in weights and storage.data_ptr() not in seen:
                 seen[storage.data_ptr()] = storage.nbytes()
                 bytes_inside += storage.nbytes() if depth() else 0
-            return tensor
+            # Not the tensor itself: what an operator keeps of its own output would hold the
+            # operator, which holds it, and the probe's graph would never be freed.
+            return tensor.detach()
 
         was_training = model.training
         model.train()

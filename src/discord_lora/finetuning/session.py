@@ -111,7 +111,7 @@ class Session:
 
     @property
     def progress(self) -> dict[str, Any]:
-        return {"losses": self.losses}
+        return {"losses": self.losses, "token_budget": self.state.token_budget}
 
     def resume(self) -> tuple[int, list[str]]:
         """Steps already done, restored from the newest whole checkpoint; what is damaged."""
@@ -120,6 +120,11 @@ class Session:
             return 0, damaged
         restore(self.state, checkpoint)
         self.losses.update(checkpoint.progress["losses"])
+        if self.settings.max_tokens_per_microbatch == "auto":
+            # Other rows would sum in another order: with another program open, the same run would
+            # end with other bits.
+            budget = checkpoint.progress.get("token_budget", self.state.token_budget)
+            self.state.token_budget = budget
         return checkpoint.step, damaged
 
     def train(self, log: RunLog, first_step: int, stop_requested: Callable[[], bool]) -> Path:
