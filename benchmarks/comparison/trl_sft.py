@@ -13,6 +13,7 @@ from comparison.measure import Stopwatch, held_out_loss, load_model
 from comparison.trainer_options import TimedTraining, trainer_options
 from comparison.trl_shape import choose_shape
 from discord_lora.base_model import load_tokenizer
+from discord_lora.conversations.packing import pack
 from discord_lora.hardware import Hardware
 
 
@@ -20,11 +21,15 @@ def run(job: Job, selection: Selection, hardware: Hardware) -> Result:
     settings = selection.settings
     shape = choose_shape(job, selection)
     examples = selection.whole_conversations(shape.row_tokens)
-    tokens = count_tokens(examples)
+    passes = math.ceil(len(pack(examples, shape.row_tokens)) / shape.rows_per_pass)
     model: Any = load_model(job.location, settings, hardware, examples)
     datasets.disable_progress_bars()
     arguments = SFTConfig(
-        **trainer_options(settings, hardware, steps=math.ceil(tokens / shape.step_tokens)),
+        **trainer_options(
+            settings,
+            hardware,
+            steps=math.ceil(passes / shape.passes_per_step),
+        ),
         per_device_train_batch_size=shape.rows_per_pass,
         gradient_accumulation_steps=shape.passes_per_step,
         gradient_checkpointing=shape.checkpointing,
@@ -49,7 +54,7 @@ def run(job: Job, selection: Selection, hardware: Hardware) -> Result:
     return Result(
         contender=job.task,
         messages=count_messages(examples),
-        tokens=tokens,
+        tokens=count_tokens(examples),
         steps=trainer.state.global_step,
         seconds=stopwatch.seconds,
         peak_bytes=stopwatch.peak_bytes,

@@ -3,8 +3,11 @@
 import math
 from dataclasses import dataclass
 
-from comparison.data import Selection, count_messages, count_tokens
+from comparison.data import Selection, count_messages
 from comparison.job import Job
+from discord_lora.conversations.packing import pack
+
+SHORTEST_ROW, ROW_STEP = 64, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,11 +19,6 @@ class Shape:
     passes_per_step: int
     checkpointing: bool
 
-    @property
-    def step_tokens(self) -> int:
-        """Tokens of an optimizer step whose rows are full."""
-        return self.row_tokens * self.rows_per_pass * self.passes_per_step
-
     def __str__(self) -> str:
         accumulated = f" x {self.passes_per_step}" if self.passes_per_step > 1 else ""
         checkpointing = ", checkpointing" if self.checkpointing else ""
@@ -28,20 +26,23 @@ class Shape:
 
 
 def choose_shape(job: Job, selection: Selection) -> Shape:
-    """Steps of about as many messages as everyone's, in the longest rows or in the fastest ones."""
-    is_best = job.task == "trl-best"
-    row_tokens = job.row_tokens if is_best else selection.settings.max_seq_length
+    """The fastest rows, or the rows whose steps hold most nearly as many messages as everyone's."""
+    wanted = selection.settings.messages_per_step
+    if job.task == "trl-best":
+        a_pass = messages_per_row(selection, job.row_tokens) * job.rows_per_pass
+        passes = max(1, round(wanted / a_pass))
+        return Shape(job.row_tokens, job.rows_per_pass, passes, checkpointing=False)
+    longest = selection.settings.max_seq_length
+    passes = max(1, math.ceil(wanted / messages_per_row(selection, longest)))
+
+    def distance(row_tokens: int) -> float:
+        return abs(messages_per_row(selection, row_tokens) * passes - wanted)
+
+    row_tokens = min(range(longest, SHORTEST_ROW - 1, -ROW_STEP), key=distance)
+    return Shape(row_tokens, 1, passes, checkpointing=job.task.endswith("checkpointing"))
+
+
+def messages_per_row(selection: Selection, row_tokens: int) -> float:
+    """Messages in a packed row. Rows of whole conversations are never quite full."""
     examples = selection.whole_conversations(row_tokens)
-    a_message = count_tokens(examples) / count_messages(examples)
-    step_tokens = a_message * selection.settings.messages_per_step
-    if is_best:
-        passes = max(1, round(step_tokens / (row_tokens * job.rows_per_pass)))
-        return Shape(row_tokens, job.rows_per_pass, passes, checkpointing=False)
-    return even_shape(step_tokens, row_tokens, checkpointing=job.task.endswith("checkpointing"))
-
-
-def even_shape(step_tokens: float, longest: int, *, checkpointing: bool) -> Shape:
-    """One row a pass, and rows of one length that together hold about `step_tokens`."""
-    passes = max(1, math.ceil(step_tokens / longest))
-    row_tokens = min(longest, 32 * round(step_tokens / passes / 32))
-    return Shape(row_tokens, 1, passes, checkpointing)
+    return count_messages(examples) / len(pack(examples, row_tokens))

@@ -16,7 +16,7 @@ from comparison.data import Selection, choose, count_messages, full_rows, labels
 from comparison.job import Job, Result, read_job, result_as_dict, write_json
 from comparison.profiling import group_of
 from comparison.rounds import CONTENDERS, Round, order_of, pick
-from comparison.trl_shape import choose_shape, even_shape
+from comparison.trl_shape import choose_shape, messages_per_row
 from discord_lora.console import UserError
 from discord_lora.conversations.build import build_conversations
 from discord_lora.conversations.prompt_format import PromptFormat, persona_voice, server_voice
@@ -145,12 +145,13 @@ def test_full_rows_hold_whole_examples_up_to_the_budget():
 # --- TRL's rows -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("step_tokens", "row_tokens", "passes"), [(432, 448, 1), (864, 864, 1), (1500, 736, 2)]
-)
-def test_rows_hold_about_a_step(step_tokens, row_tokens, passes):
-    shape = even_shape(step_tokens, 1024, checkpointing=True)
-    assert (shape.row_tokens, shape.rows_per_pass, shape.passes_per_step) == (row_tokens, 1, passes)
+@pytest.mark.parametrize("longest", [128, 1024])
+def test_rows_are_as_long_as_a_step_wants(longest):
+    selection = make_selection(messages=60, max_seq_length=longest)
+    shape = choose_shape(make_job(task="trl-checkpointing"), selection)
+    a_row = messages_per_row(selection, shape.row_tokens)
+    assert a_row * shape.passes_per_step == pytest.approx(16, rel=0.3)
+    assert (shape.passes_per_step > 1) == (longest == 128)
     assert str(shape).endswith(", checkpointing")
 
 
