@@ -57,6 +57,7 @@ def run(job: Job, selection: Selection, hardware: Hardware) -> Result:
         steps=trainer.state.global_step,
         seconds=stopwatch.seconds,
         peak_bytes=stopwatch.peak_bytes,
+        busy_cores=stopwatch.busy_cores,
         held_out_nats=held_out_loss(trainer.model, selection.held_out_examples(), hardware),
         same_messages=messages_hash(examples),
         shape=f"1 message x {settings.messages_per_step}, checkpointing",

@@ -1,7 +1,7 @@
 """What one process is asked to measure, and what it answers: plain data, kept as JSON."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,10 @@ class Result:
     """Held-out loss after training, in nats a token."""
     same_messages: str
     """Hash over the ids of the messages trained on: equal for all contenders of a round."""
-    shape: str = ""
+    busy_cores: float
+    """Processor cores kept busy during the steps: tells when others took some of them."""
+    shape: str
     """How the tokens went through the model, in words."""
-    extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def messages_per_second(self) -> float:

@@ -27,18 +27,23 @@ class Stopwatch:
         self.on_cuda = hardware.is_cuda
         self.seconds = 0.0
         self.peak_bytes = 0
+        self.busy_cores = 0.0
+        """Cores that this process kept busy on average; fewer than it has threads: others took
+        some of them, or it waited."""
         self._began = 0.0
+        self._cpu_began = 0.0
 
     def start(self) -> None:
         if self.on_cuda:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
-        self._began = time.perf_counter()
+        self._began, self._cpu_began = time.perf_counter(), time.process_time()
 
     def stop(self) -> None:
         if self.on_cuda:
             torch.cuda.synchronize()
         self.seconds = time.perf_counter() - self._began
+        self.busy_cores = (time.process_time() - self._cpu_began) / self.seconds
         self.peak_bytes = torch.cuda.max_memory_allocated() if self.on_cuda else peak_rss()
 
     def __enter__(self) -> "Stopwatch":

@@ -46,6 +46,7 @@ def run(job: Job, selection: Selection, hardware: Hardware) -> Result:
         steps=state.plan.steps,
         seconds=stopwatch.seconds,
         peak_bytes=stopwatch.peak_bytes,
+        busy_cores=stopwatch.busy_cores,
         held_out_nats=held_out_loss(
             state.training_model.model, selection.held_out_examples(), hardware
         ),
@@ -70,6 +71,7 @@ def run_rows(
         steps=len(rows),
         seconds=stopwatch.seconds,
         peak_bytes=stopwatch.peak_bytes,
+        busy_cores=stopwatch.busy_cores,
         held_out_nats=None,
         same_messages=messages_hash(examples),
         shape=f"{len(rows)} rows of about {job.row_tokens:,} tokens",

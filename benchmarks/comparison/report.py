@@ -43,6 +43,10 @@ def held_out(one: Round, name: str) -> float:
     return float(one.results[name]["held_out_nats"])
 
 
+def busy_cores(one: Round, name: str) -> float:
+    return float(one.results[name]["busy_cores"])
+
+
 def median_of(rounds: Sequence[Round], measure: Measure, name: str) -> float:
     return median(measure(one, name) for one in rounds)
 
@@ -80,7 +84,8 @@ def print_report(console: Console, rounds: Sequence[Round]) -> None:
     console.print(
         f"{machine['device']}, {machine['precision']}: {gflops:,.0f} GFLOP/s in matrix products; "
         f"{rounds[0].parameters:,} parameters x {FLOPS_PER_PARAMETER} FLOPs a token. GEMM: the "
-        "share of that rate; loss: held-out, nats a token; a step: messages in one optimizer step.",
+        "share of that rate; GB: peak memory; loss: held-out, nats a token; a step: messages in one "
+        "optimizer step; cores: kept busy on average.",
         markup=False,
     )
 
@@ -89,7 +94,7 @@ def contender_table(rounds: Sequence[Round], names: Sequence[str]) -> Table:
     title = f"medians of {len(rounds)} rounds" if len(rounds) > 1 else "one round"
     table = Table(title=title, box=box.ASCII)
     table.add_column("contender")
-    for heading in ("messages/s", "tokens/s", "GEMM", "peak GB", "loss", "a step"):
+    for heading in ("msgs/s", "tok/s", "GEMM", "GB", "loss", "a step", "cores"):
         table.add_column(heading, justify="right")
     for name in names:
         last = rounds[-1].results[name]
@@ -101,6 +106,7 @@ def contender_table(rounds: Sequence[Round], names: Sequence[str]) -> Table:
             f"{median_of(rounds, peak_gigabytes, name):.2f}",
             f"{median_of(rounds, held_out, name):.4f}",
             f"{last['messages'] / last['steps']:.1f}",
+            f"{median_of(rounds, busy_cores, name):.2f}",
         )
     return table
 
@@ -110,7 +116,6 @@ def ratio_table(rounds: Sequence[Round], others: Sequence[str]) -> Table:
     table.add_column("the other")
     measures: dict[str, Measure] = {
         "messages/s": messages_rate,
-        "tokens/s": tokens_rate,
         "peak memory": peak_gigabytes,
         "held-out loss": held_out,
     }
@@ -123,9 +128,9 @@ def ratio_table(rounds: Sequence[Round], others: Sequence[str]) -> Table:
 
 
 def spread(values: Sequence[float]) -> str:
-    """The median, and from where to where the rounds lie."""
-    middle = f"{median(values):.3f}"
-    return middle if len(values) == 1 else f"{middle} ({min(values):.3f} to {max(values):.3f})"
+    """The median, and from where to where the rounds lie if they differ."""
+    lowest, middle, highest = (f"{f(values):.3f}" for f in (min, median, max))
+    return middle if lowest == highest else f"{middle} ({lowest}-{highest})"
 
 
 def as_record(rounds: Sequence[Round], asked: dict[str, Any]) -> dict[str, Any]:
@@ -137,6 +142,7 @@ def as_record(rounds: Sequence[Round], asked: dict[str, Any]) -> dict[str, Any]:
         "gemm_fraction": gemm_fraction,
         "peak_gigabytes": peak_gigabytes,
         "held_out_nats": held_out,
+        "busy_cores": busy_cores,
     }
     others = [name for name in names if name != "ours"] if "ours" in names else []
     return {

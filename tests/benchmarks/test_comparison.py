@@ -67,6 +67,7 @@ def make_round(rates, flops=1e12, parameters=10**8, **fields):
                 peak_bytes=2 * 10**9,
                 held_out_nats=3.5,
                 same_messages="abc",
+                busy_cores=1.9,
                 shape="1 x 512 tokens",
                 **fields,
             )
@@ -186,7 +187,8 @@ def test_ratios_are_taken_within_each_round():
     rounds = [make_round({"ours": 8, "classic": 2}), make_round({"ours": 4, "classic": 1})]
     assert report.ratios(rounds, report.messages_rate, "ours", "classic") == [4, 4]
     assert report.median_of(rounds, report.messages_rate, "ours") == 6
-    assert report.spread([1.0, 3.0, 2.0]) == "2.000 (1.000 to 3.000)"
+    assert report.spread([1.0, 3.0, 2.0]) == "2.000 (1.000-3.000)"
+    assert report.spread([1.0, 1.0001]) == "1.000"
 
 
 def test_the_fraction_counts_four_flops_a_parameter_and_token():
@@ -208,11 +210,13 @@ def test_the_report_prints_on_an_old_windows_console(only):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252", errors="strict")
     rates = {name: 1.0 + number for number, name in enumerate(only)}
     console = Console(file=stream, width=80)
-    report.print_report(console, [make_round(rates), make_round(rates), make_round(rates)])
+    faster = {name: 12.5 * rate for name, rate in rates.items()} | {only[-1]: 9.0}
+    report.print_report(console, [make_round(rates), make_round(rates), make_round(faster)])
     stream.flush()
     text = stream.buffer.getvalue().decode("cp1252")
     assert "medians of 3 rounds" in text
     assert all(name in text for name in only)
+    assert "…" not in text  # nothing was cut off at 80 columns
     assert ("ours / the other" in text) == (len(only) > 1 and "ours" in only)
 
 
