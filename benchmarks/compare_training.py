@@ -2,8 +2,8 @@
 
     python benchmarks/compare_training.py
 
-Every contender trains the same messages of the same conversations once, in a process of its own;
-the order turns each round:
+Every contender trains the same messages of the same conversations once, in a process of its own.
+Each round draws other conversations and another LoRA to start from, and turns the order:
 
   classic            transformers.Trainer, one message a sequence, batch 1 x 16, checkpointing
   trl-checkpointing  TRL's SFTTrainer, packing, about 16 messages a step

@@ -1,6 +1,6 @@
 """Medians, ratios and the table of all rounds; nothing here measures."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,11 +56,10 @@ def ratios(rounds: Sequence[Round], measure: Measure, name: str, other: str) -> 
     return [measure(one, name) / measure(one, other) for one in rounds]
 
 
-def check_same_messages(rounds: Iterable[Round]) -> None:
+def check_same_messages(one: Round) -> None:
     """Raise UserError unless everybody trained on the same messages."""
     seen = {
         (str(result["same_messages"]), int(result["messages"]))
-        for one in rounds
         for result in one.results.values()
     }
     if len(seen) > 1:
