@@ -2,7 +2,7 @@
 
     python benchmarks/hardware_table.py
 
-Nothing is measured: the formulas and their sources are in src/discord_lora/analysis/estimates.py.
+Nothing is measured: the formulas and their sources are in src/discord_lora/analysis/.
 To measure on your own card: python benchmarks/compare_training.py --device cuda
 """
 
@@ -12,7 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-from discord_lora.analysis.estimates import CARDS, MODELS, Card, Estimate, Workload, estimate
+from discord_lora.analysis.cards import CARDS, Card
+from discord_lora.analysis.estimates import Fit, Workload, epoch_of
+from discord_lora.analysis.model_shapes import MODELS
 
 HEADINGS = (
     "card", "GB", "generation", "model", "checkpointed layers", "tokens a micro-batch",
@@ -43,21 +45,22 @@ def main() -> None:
     print_row(HEADINGS)
     print_row(["---"] * len(HEADINGS))
     for card in CARDS:
-        fitting = [made for model in MODELS[1:] if (made := estimate(model, card, work)).fits]
-        for made in fitting if arguments.all else fitting[-1:]:
-            print_row(row(card, made))
+        estimates = [epoch_of(model, card, work) for model in MODELS[1:]]
+        fitting = [(made, seconds) for made, seconds in estimates if made.fits]
+        for made, seconds in fitting if arguments.all else fitting[-1:]:
+            print_row(row(card, made, seconds))
 
 
-def row(card: Card, made: Estimate) -> list[str]:
+def row(card: Card, made: Fit, seconds: float) -> list[str]:
     return [
         card.name,
         f"{card.memory_gb:g}",
         f"{card.generation}, {card.dtype}",
-        made.model.name,
+        made.shape.name,
         f"{made.plan.checkpointed} of {made.plan.layers}",
         f"{made.plan.token_budget:,}",
-        f"{made.peak_bytes / 1e9:.1f}",
-        f"{made.seconds / 3600:.1f}",
+        f"{made.use.total / 1e9:.1f}",
+        f"{seconds / 3600:.1f}",
     ]
 
 

@@ -1,6 +1,8 @@
 """See what training would learn from: conversations, examples, steps, trained tokens."""
 
 from collections import Counter
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -12,6 +14,7 @@ from discord_lora.settings import (
     add_setting_options,
     parse_with_settings,
     script_parser,
+    write_env,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +38,15 @@ SETTINGS = (
     "validation_fraction",
     "max_seq_length",
     "context_tokens",
+    "quantization",
+    "lora_r",
+    "gradient_checkpointing",
+    "max_tokens_per_microbatch",
+    "packing",
+    "learning_rate",
+    "logs_dir",
+    "max_validation_messages",
+    "save_every_steps",
     "batch_size",
     "gradient_accumulation_steps",
     "seed",
@@ -43,6 +55,17 @@ SETTINGS = (
 
 def main() -> int | None:
     parser = script_parser(__doc__ or "", EXAMPLES)
+    add = parser.add_argument
+    add("--gpu", default="", metavar="NAME",
+        help="plan for this card instead of the machine at hand, such as 'RTX 2080 Ti'")  # fmt: skip
+    add("--calibrate", action="store_true",
+        help="time about twenty real micro-batches here, so that the plan is right")  # fmt: skip
+    add("--seconds-per-step", type=float, metavar="S",
+        help="times of another trainer that needs S seconds a step")  # fmt: skip
+    add("--ready-by", metavar="HH:MM", help="what ends by then")
+    add("--hours", type=float, metavar="H", help="what ends within so many hours")
+    add("--write-env", action="store_true",
+        help="put the recommended lines into .env; the old one is kept as .env.backup")  # fmt: skip
     parser.add_argument(
         "--show-sample",
         type=int,
@@ -65,7 +88,31 @@ def main() -> int | None:
     dataset = cache.recall_or_make(settings, tokenizer, lambda: data)
     show_examples(dataset, settings, console)
     show_samples(dataset, tokenizer, max(0, args.show_sample), settings.seed, console)
+    plan_the_night(args, settings, console)
     return None
+
+
+def plan_the_night(args: Any, settings: Settings, console: Console) -> None:
+    """Memory, choices and what ends in time."""
+    from discord_lora.analysis import plan_page
+    from discord_lora.analysis.night import plan_for
+    from discord_lora.finetuning.forecast import Asked, forecast
+
+    now = datetime.now().astimezone()
+    seconds = plan_page.seconds_allowed(args.ready_by, args.hours, now)
+    asked = Asked(args.gpu, args.calibrate, args.seconds_per_step)
+    plan = forecast(settings, asked, console)
+    plan_page.show_plan(plan, settings, console, classic=args.seconds_per_step or 0.0)
+    chosen = plan.recommendation.strategy
+    if seconds is not None:
+        deadline = plan_for(plan, seconds, settings.messages_per_step)
+        plan_page.show_deadline(deadline, settings, console, now)
+        chosen = deadline.strategy if deadline else None
+    if args.write_env and chosen:
+        path = args.env_file or Path(".env")
+        backup = write_env(path, chosen.env(settings.learning_rate))
+        kept = f"; the old one is {backup}" if backup else ""
+        console.print(f"written into {path}{kept}", markup=False)
 
 
 def show_messages(data: "TrainingData", console: Console) -> None:

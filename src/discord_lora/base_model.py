@@ -17,7 +17,7 @@ from transformers import (
     BitsAndBytesConfig,
 )
 
-from discord_lora.analysis.estimates import NF4_BYTES
+from discord_lora.analysis.model_shapes import MODELS, NF4_BYTES, ModelShape
 from discord_lora.console import UserError
 from discord_lora.hardware import Hardware
 from discord_lora.sample import is_sample, sample_model_folder
@@ -47,6 +47,25 @@ def locate_base_model(name: str, report: Report) -> str:
             "mistralai/Mistral-7B-Instruct-v0.3, the folder of a downloaded model, or 'sample'."
         )
     return name
+
+
+def model_shape(name: str, report: Report) -> ModelShape:
+    """The sizes of BASE_MODEL. No weights are fetched, and of the usual models nothing at all.
+
+    Raises:
+        UserError: it cannot be had, or is no decoder of the usual kind.
+    """
+    known = next((shape for shape in MODELS if shape.name == name), None)
+    if known is not None:
+        return known
+    config = _from_hub(AutoConfig.from_pretrained, locate_base_model(name, report))
+    try:
+        return ModelShape.from_config(config.to_dict(), name)
+    except KeyError as error:
+        raise UserError(
+            f"BASE_MODEL: the configuration of {name} has no {error}: time and memory of this "
+            "kind of model cannot be modelled."
+        ) from None
 
 
 def load_tokenizer(location: str) -> Any:

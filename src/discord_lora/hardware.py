@@ -1,12 +1,19 @@
 """The machine at hand: device, number format and free memory."""
 
+import sys
+import time
 from dataclasses import dataclass
 from typing import Literal
 
 import psutil
 import torch
 
+from discord_lora.analysis.cards import find_card
+from discord_lora.analysis.estimates import CONTEXT_BYTES, Machine
+
 Precision = Literal["no", "fp16", "bf16"]
+
+GEMM_SIZE, GEMM_TIMES = 1536, 4
 
 BF16_CAPABILITY = (8, 0)
 """Ampere. `torch.cuda.is_bf16_supported()` says yes on Turing as well, where it is emulated."""
@@ -40,6 +47,51 @@ class Hardware:
             free, total = torch.cuda.mem_get_info(self.device)
             return int(total - free)
         return int(psutil.Process().memory_info().rss)
+
+    def peak_bytes(self) -> int:
+        """Most memory that this process has held so far."""
+        if self.is_cuda:
+            return int(torch.cuda.max_memory_reserved(self.device) + CONTEXT_BYTES["cuda"])
+        return peak_rss()
+
+    @property
+    def description(self) -> str:
+        """By which timings are found again."""
+        return self.name if self.is_cuda else f"{self.name} x {torch.get_num_threads()}"
+
+    def machine(self) -> Machine:
+        """For estimates: a card by its name if it is a known one, else by a short measurement."""
+        card = find_card(self.name) if self.is_cuda else None
+        if card is not None:
+            return Machine.of_card(card)
+        return Machine.of_cpu(self.gemm_flops_per_second(), self.free_bytes())
+
+    def gemm_flops_per_second(self) -> float:
+        """The best rate of a few square matrix products in the model's number format."""
+        a = torch.randn(GEMM_SIZE, GEMM_SIZE, device=self.device, dtype=self.dtype)
+        best = min(self._product_seconds(a) for _ in range(GEMM_TIMES))
+        return float(2 * GEMM_SIZE**3 / best)
+
+    def _product_seconds(self, a: torch.Tensor) -> float:
+        began = self.now()
+        a @ a
+        return self.now() - began
+
+    def now(self) -> float:
+        """A clock that waits for the card."""
+        if self.is_cuda:
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def peak_rss() -> int:
+    """Most bytes of RAM that this process held so far."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # noqa: PLC0415 - there is none on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
 def detect_hardware(index: int = 0) -> Hardware:

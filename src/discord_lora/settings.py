@@ -8,6 +8,7 @@ import argparse
 import difflib
 import io
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -212,6 +213,41 @@ def read_env_file(path: Path | None) -> tuple[dict[str, str], list[str]]:
             values[field] = value.strip()
         seen.add(field)
     return values, problems
+
+
+def write_env(path: Path, values: Mapping[str, str]) -> Path | None:
+    """Set keys of a `.env`, keeping its comments and its other lines; it is UTF-8 afterwards.
+
+    Returns where the file as it was is kept, or None if there was none.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    backup = path.with_name(path.name + ".backup") if path.is_file() else None
+    text = ""
+    try:
+        if backup is not None:
+            raw = path.read_bytes()
+            backup.write_bytes(raw)
+            text = _decode(raw)
+        path.write_text(_with_values(text, values), encoding="utf-8", newline="")
+    except OSError as error:
+        raise UserError(f"--write-env: cannot write {path} ({error}).") from None
+    return backup
+
+
+def _with_values(text: str, values: Mapping[str, str]) -> str:
+    """dotenv's own `set_key` would drop the comment behind a value, and empty lines."""
+    newline = "\r\n" if "\r\n" in text else "\n"
+    for key, value in values.items():
+        line = re.compile(
+            rf"^([ \t]*(?:export[ \t]+)?{key}[ \t]*=)[^#\r\n]*?([ \t]+#[^\r\n]*)?(?=\r?$)",
+            re.MULTILINE | re.IGNORECASE,
+        )
+        text, count = line.subn(lambda found, v=value: f"{found[1]}{v}{found[2] or ''}", text)
+        if not count:
+            text += ("" if not text or text.endswith("\n") else newline) + f"{key}={value}{newline}"
+    return text
 
 
 def _decode(raw: bytes) -> str:

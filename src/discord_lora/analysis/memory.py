@@ -56,8 +56,17 @@ class MemoryPlan:
     token_budget: int
     checkpointed: int
     """Layers, from the first: they would keep their activations longest."""
-    layers: int
     expected_bytes: float
+    activations: ActivationBytes
+    """What it was decided from."""
+
+    @property
+    def layers(self) -> int:
+        return self.activations.layers
+
+    @property
+    def checkpointed_share(self) -> float:
+        return self.checkpointed / self.layers
 
     def __str__(self) -> str:
         return (
@@ -101,8 +110,8 @@ def plan_memory(
     return MemoryPlan(
         token_budget=budget,
         checkpointed=checkpointed,
-        layers=layers,
         expected_bytes=activations.needed(_row(budget, largest, longest), checkpointed),
+        activations=activations,
     )
 
 

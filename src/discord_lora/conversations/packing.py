@@ -8,7 +8,6 @@ logits at      ^  ^  ^                 ^             only where the next token i
 """
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from discord_lora.conversations.examples import TokenizedExample
+from discord_lora.conversations.steps import steps_of_run, steps_per_epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,53 +70,7 @@ class TrainingPlan:
         return sum(example.targets for example in self.examples)
 
     @property
-    def steps_per_epoch(self) -> int:
-        """63,000 messages at 16 a step are 3,938 steps."""
-        return steps_per_epoch(self.messages, self.messages_per_step)
-
-    def walk(self, first_step: int = 0) -> Iterator[list[TokenizedExample]]:
-        """The examples of each step from `first_step` (counted from 0) to the end of the run."""
-        step = first_step
-        while step < self.steps:
-            epoch, offset = divmod(self.skip_steps + step, self.steps_per_epoch)
-            for chosen in self._epoch(epoch)[offset : offset + self.steps - step]:
-                yield [self.examples[index] for index in chosen]
-                step += 1
-
-    def ends_epoch(self, step: int) -> bool:
-        """True if `step` (counted from 1) is the last one of a pass over the data."""
-        return (self.skip_steps + step) % self.steps_per_epoch == 0
-
-    def _epoch(self, epoch: int) -> list[list[int]]:
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.examples))
-        counts = np.array([self.examples[index].targets for index in order])
-        bounds = _even_bounds(counts, self.steps_per_epoch)
-        return [order[a:b].tolist() for a, b in itertools.pairwise(bounds)]
-
-
-def plan_training(
-    examples: Sequence[TokenizedExample],
-    *,
-    messages_per_step: int,
-    epochs: float,
-    max_steps: int,
-    seed: int,
-    skip_steps: int = 0,
-) -> TrainingPlan:
-    """Plan a run. `epochs` may be a fraction; `max_steps` > 0 ends it earlier."""
-    messages = sum(example.targets for example in examples)
-    steps = max(1, math.ceil(round(steps_per_epoch(messages, messages_per_step) * epochs, 6)))
-    if max_steps:
-        steps = min(steps, max_steps)
-    return TrainingPlan(examples, messages_per_step, seed, steps, skip_steps)
-
-
-def steps_per_epoch(messages: int, messages_per_step: int) -> int:
-    """Optimizer steps in one pass over `messages` target messages."""
-    return max(1, math.ceil(messages / messages_per_step))
-
-
-def _even_bounds(counts: np.ndarray, steps: int) -> list[int]:
+    def _even_bounds(counts: np.ndarray, steps: int) -> list[int]:
     """Cut a sequence of counts into `steps` non-empty runs of nearly equal sums."""
     steps = min(steps, len(counts))
     ends = np.cumsum(counts)

@@ -33,6 +33,8 @@ class TrainingState:
     scheduler: Any
     plan: TrainingPlan
     validation: Sequence[TokenizedExample]
+    memory: MemoryPlan
+    """As it was decided before the start."""
     token_budget: int
     """Tokens a micro-batch; halved when memory runs out."""
     packing: bool = True
@@ -107,6 +109,7 @@ def build_state(
         scheduler=scheduler,
         plan=plan,
         validation=dataset.validation_examples,
+        memory=memory,
         token_budget=memory.token_budget,
         packing=settings.packing and paths.packing,
         max_grad_norm=settings.max_grad_norm,

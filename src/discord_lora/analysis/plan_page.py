@@ -1,0 +1,164 @@
+"""The plan of the night on a terminal: memory, choices, one recommendation, what to put in .env."""
+
+from dataclasses import fields
+from datetime import datetime, time, timedelta
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from discord_lora.analysis.night import Deadline, NightPlan
+from discord_lora.analysis.strategies import ONE_EPOCH
+from discord_lora.analysis.time_model import BANDS
+from discord_lora.console import UserError
+from discord_lora.settings import Settings
+
+MOST_HOURS = 10_000
+
+WORDS = {
+    "weights": "model, linear layers",
+    "embedding": "model, embedding and head",
+    "adapter": "adapter, gradients, optimizer",
+    "activations": "activations of the largest micro-batch",
+    "head": "logits",
+    "workspace": "layers unpacked at work",
+    "context": "CUDA, or the process itself",
+}
+
+
+def seconds_allowed(ready_by: str | None, hours: float | None, now: datetime) -> float | None:
+    """Until the deadline; None if there is none.
+
+    Raises:
+        UserError: it is no time of day, or both are given.
+    """
+    if ready_by and hours is not None:
+        raise UserError("--ready-by and --hours: give one of them.")
+    if hours is not None:
+        if not 0 < hours < MOST_HOURS:
+            raise UserError("--hours: must be more than 0, such as 8 or 0.5.")
+        return hours * 3600
+    if not ready_by:
+        return None
+    try:
+        wanted = time.fromisoformat(ready_by.strip().zfill(5))
+    except ValueError:
+        raise UserError(
+            f"--ready-by: {ready_by} is no time of day; write HH:MM, such as 07:00."
+        ) from None
+    then = datetime.combine(now.date(), wanted, now.tzinfo)
+    if then <= now:
+        then = datetime.combine(now.date() + timedelta(days=1), wanted, now.tzinfo)
+    return (then - now).total_seconds()
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3.4 h`, `98.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def show_plan(plan: NightPlan, settings: Settings, console: Console, *, classic: float = 0) -> None:
+    """Everything but the deadline. `classic`: seconds a step that the user gave."""
+    show_memory(plan, console)
+    show_arithmetic(plan, settings, console, classic)
+    console.print(choice_table(plan))
+    recommendation = plan.recommendation
+    console.print(f"Recommended: {recommendation.strategy.name}. {recommendation.reason}")
+    if recommendation.warning:
+        console.print(recommendation.warning)
+    console.print("In .env:  " + "  ".join(env_lines(plan, settings)), markup=False)
+
+
+def show_memory(plan: NightPlan, console: Console) -> None:
+    made = plan.fit
+    table = Table(title=f"memory for {made.shape.name} on {made.machine.name}", box=box.ASCII)
+    table.add_column("what")
+    table.add_column("GB", justify="right")
+    for part in fields(made.use):
+        table.add_row(WORDS[part.name], f"{getattr(made.use, part.name) / 1e9:.2f}")
+    table.add_row("together (modelled)", f"{made.use.total / 1e9:.2f}")
+    if plan.peak_source != "modelled":
+        table.add_row(f"together ({plan.peak_source})", f"{plan.peak_bytes / 1e9:.2f}")
+    table.add_row("stays free", f"{plan.margin / 1e9:.2f}")
+    console.print(table)
+    console.print(str(made.plan)[0].upper() + str(made.plan)[1:] + ".", markup=False)
+    if not made.fits:
+        console.print(
+            "This does not fit. Choose a smaller BASE_MODEL, a shorter MAX_SEQ_LENGTH, or leave "
+            "GRADIENT_CHECKPOINTING and MAX_TOKENS_PER_MICROBATCH on auto.",
+        )
+
+
+def show_arithmetic(
+    plan: NightPlan, settings: Settings, console: Console, classic: float
+) -> None:
+    once = plan.choice(ONE_EPOCH)
+    line = (
+        f"{plan.messages:,} messages / ({settings.batch_size} x "
+        f"{settings.gradient_accumulation_steps}) = {once.strategy.steps:,} steps an epoch; "
+    )
+    if classic:
+        line += (
+            f"x {classic:g} s = {once.low / 3600:.1f} h, and about "
+            f"{(once.high - once.low) / 3600:.1f} h for checkpoints and validation"
+        )
+    else:
+        taken = plan.workday.run_time(plan.prices, once.strategy.steps)
+        line += (
+            f"start-up {duration(taken.start_up)} + training {duration(taken.training)} + "
+            f"held-out loss {duration(taken.validation)} + checkpoints {duration(taken.saving)} = "
+            f"{duration(taken.total)} ({taken.source}: within a factor of {BANDS[taken.source]:g})"
+        )
+    console.print(line, markup=False)
+
+
+def choice_table(plan: NightPlan) -> Table:
+    table = Table(title="what to do with the night", box=box.ASCII)
+    table.add_column("strategy")
+    for heading in ("messages", "steps", "from", "to", "reciting"):
+        table.add_column(heading, justify="right")
+    for choice in plan.choices:
+        strategy = choice.strategy
+        mark = "> " if strategy == plan.recommendation.strategy else ""
+        table.add_row(
+            mark + strategy.name,
+            f"{strategy.messages:,}",
+            f"{strategy.steps:,}",
+            duration(choice.low),
+            duration(choice.high),
+            strategy.risk,
+        )
+    return table
+
+
+def env_lines(plan: NightPlan, settings: Settings) -> list[str]:
+    env = plan.recommendation.strategy.env(settings.learning_rate)
+    return [f"{name}={value}" for name, value in env.items()]
+
+
+def show_deadline(
+    deadline: Deadline | None, settings: Settings, console: Console, now: datetime
+) -> None:
+    """What ends in time, and when."""
+    if deadline is None:
+        console.print("There is no time for a single step until then; allow more.")
+        return
+    taken = deadline.time
+    ends, latest = (now + timedelta(seconds=s) for s in (taken.total, taken.high))
+    if deadline.is_whole:
+        console.print(f"There is time for all of it: {deadline.strategy.name}.")
+    else:
+        console.print(
+            f"There is time for {deadline.strategy.steps:,} steps "
+            f"({deadline.strategy.epochs:.2f} epochs); the learning rate falls to the end of them."
+        )
+    console.print(
+        f"Started now it ends at {ends:%H:%M:%S} ({duration(taken.total)}), at the latest about "
+        f"{latest:%H:%M:%S} ({taken.source})."
+    )
+    env = deadline.strategy.env(settings.learning_rate)
+    console.print("In .env:  " + "  ".join(f"{k}={v}" for k, v in env.items()), markup=False)

@@ -1,0 +1,136 @@
+"""How often to see the data: the choices, their steps and risks, and one recommendation.
+
+The rule behind it: a large set is seen once, because more passes memorise phrases; a small one
+needs more passes to be learned at all.
+"""
+
+import math
+from dataclasses import dataclass
+
+from discord_lora.conversations.steps import steps_of_run
+
+ONE_EPOCH_FROM, TWO_EPOCHS_FROM = 1_500, 500
+"""Steps an epoch from which one pass is enough, and two."""
+
+ONE_EPOCH = "one epoch"
+TEST_STEPS = 500
+LARGEST_SHARE_KEPT = 0.8
+"""A subset larger than this is no choice of its own."""
+
+RISKS = {1.0: "low", 2.0: "some", math.inf: "high"}
+"""Of reciting messages, by the times that each is seen."""
+
+CLASSIC_OVERHEAD_SECONDS, CLASSIC_OVERHEAD_SHARE = 2 * 3600, 0.06
+"""Checkpoints and validation of the classic recipe: about 2 hours, less for a short run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """One way to spend the night."""
+
+    name: str
+    messages: int
+    """That are trained on."""
+    epochs: float
+    steps: int
+    rate_factor: float
+    """Times LEARNING_RATE: the fewer the steps, the higher."""
+    chosen: str = ""
+    """How the messages are chosen: an option of filter_training_data.py; empty: all."""
+    max_steps: int = 0
+
+    @property
+    def seen(self) -> float:
+        """How often each message is trained on."""
+        return self.epochs
+
+    @property
+    def risk(self) -> str:
+        """Of reciting messages."""
+        return next(risk for most, risk in RISKS.items() if self.seen <= most)
+
+    def env(self, learning_rate: float) -> dict[str, str]:
+        """Lines for `.env`."""
+        lines = {"EPOCHS": f"{math.ceil(self.epochs):g}", "MAX_STEPS": str(self.max_steps)}
+        if self.max_steps == 0:
+            lines["EPOCHS"] = f"{self.epochs:g}"
+        return lines | {"LEARNING_RATE": f"{learning_rate * self.rate_factor:.3g}"}
+
+
+def strategies(messages: int, messages_per_step: int) -> list[Strategy]:
+    """The choices for so many messages."""
+
+    def make(name: str, count: int, epochs: float, factor: float, chosen: str = "") -> Strategy:
+        steps = steps_of_run(count, messages_per_step, epochs)
+        return Strategy(name, count, epochs, steps, factor, chosen)
+
+    choices = [
+        make("half an epoch, higher rate", messages, 0.5, 1.5),
+        make(ONE_EPOCH, messages, 1, 1.0),
+        make("two epochs", messages, 2, 0.75),
+        make("three epochs", messages, 3, 0.5),
+    ]
+    an_epoch = choices[1].steps
+    if an_epoch > TEST_STEPS:
+        share = TEST_STEPS / an_epoch
+        choices.append(
+            Strategy("a test", messages, share, TEST_STEPS, 1.0, max_steps=TEST_STEPS)
+        )
+    for count, how in ((10_000, "best"), (5_000, "best"), (2_000, "hand-pick")):
+        if count <= LARGEST_SHARE_KEPT * messages:
+            name = f"{'hand-picked' if how == 'hand-pick' else 'the best'} {count:,}, three epochs"
+            choices.append(make(name, count, 3, 0.5, f"--{how} {count}"))
+    return choices
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """What to do, and why."""
+
+    strategy: Strategy
+    reason: str
+    warning: str = ""
+
+
+def recommend(choices: list[Strategy], *, looks_filtered: bool = False) -> Recommendation:
+    """One of the choices over all the messages."""
+    once = next(it for it in choices if it.name == ONE_EPOCH)
+    epochs = 1 if once.steps >= ONE_EPOCH_FROM else 2 if once.steps >= TWO_EPOCHS_FROM else 3
+    chosen = next(it for it in choices if it.epochs == epochs and not it.chosen)
+    trained = f"{once.messages:,} messages are {once.steps:,} steps an epoch"
+    if epochs == 1:
+        filtered = (
+            " The data looks filtered already: use all of it and filter no further."
+            if looks_filtered
+            else ""
+        )
+        return Recommendation(
+            chosen,
+            f"{trained}: enough to learn from in one pass.{filtered}",
+            f"Three epochs would show each message three times ({3 * once.messages:,} "
+            "repetitions): the bot may recite them.",
+        )
+    return Recommendation(
+        chosen,
+        f"{trained}, too few to learn a voice in one pass: see them {epochs} times and watch the "
+        "held-out loss, which tells when it gets too much.",
+    )
+
+
+def classic_seconds(steps: int, seconds_per_step: float) -> tuple[float, float]:
+    """Of a recipe that takes so long a step: without and with checkpoints and validation."""
+    training = steps * seconds_per_step
+    overhead = min(CLASSIC_OVERHEAD_SECONDS, CLASSIC_OVERHEAD_SHARE * training)
+    return training, training + overhead
+
+
+def steps_until(seconds: float, seconds_per_step: float, overhead: float, share: float) -> int:
+    """Most steps of a run that ends after `share` of the time; 0 if there is no time for one.
+
+    Args:
+        seconds: there are until the deadline.
+        seconds_per_step: expected, saving and measuring in between included.
+        overhead: seconds before the first and after the last step.
+        share: of the time that may be used, so that a slower night still ends in time.
+    """
+    return max(0, math.floor((share * seconds - overhead) / seconds_per_step))

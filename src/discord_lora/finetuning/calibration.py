@@ -1,0 +1,138 @@
+"""Times real micro-batches of the run to come, so that the night's length is known before it."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+
+from discord_lora.analysis.estimates import time_model_of
+from discord_lora.analysis.model_shapes import ModelShape
+from discord_lora.analysis.time_model import TimeModel, Work, fit
+from discord_lora.analysis.timings import Timing, deciding
+from discord_lora.conversations.examples import TokenizedExample
+from discord_lora.conversations.packing import collate, pack
+from discord_lora.finetuning.checkpoints import save_checkpoint
+from discord_lora.finetuning.training_state import TrainingState, snapshot
+from discord_lora.hardware import Hardware
+from discord_lora.settings import Settings
+
+Row = Sequence[TokenizedExample]
+
+QUANTILES = (0.0, 0.5, 0.95, 1.0)
+"""Of the micro-batches by tokens: the shortest, the median, a long one, the longest."""
+
+TIMES_EACH = 5
+STEPS_LOOKED_AT = 400
+
+
+def calibrate(
+    state: TrainingState,
+    settings: Settings,
+    hardware: Hardware,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Timing:
+    """Run about twenty micro-batches forth and back, an optimizer step and a checkpoint.
+
+    The model learns nonsense by it: throw it away afterwards.
+
+    Args:
+        state: as it would begin to train.
+        settings: of the run.
+        hardware: where it runs.
+        progress: is called with the micro-batches done and all of them.
+    """
+    start_up = time.time() - psutil.Process().create_time()
+    rows = chosen_rows(state)
+    _timed(state, rows[-1], hardware)  # the first pass makes thread pools and fills caches
+    step_seconds = statistics.median(_optimizer_seconds(state, hardware) for _ in range(3))
+    spent: dict[int, list[float]] = {number: [] for number in range(len(rows))}
+    done, all_of_them = 0, TIMES_EACH * len(rows)
+    for _ in range(TIMES_EACH):
+        for number, row in enumerate(rows):
+            spent[number].append(_timed(state, row, hardware))
+            done += 1
+            progress(done, all_of_them)
+    samples = [(Work.of([rows[n]]), statistics.median(seconds)) for n, seconds in spent.items()]
+    made = fit(samples, step_seconds, modelled_time(state, settings, hardware))
+    return timing_of(
+        state,
+        settings,
+        hardware,
+        made,
+        largest_row=max(Work.of([row]).tokens for row in rows),
+        start_up_seconds=start_up,
+        save_seconds=_save_seconds(state),
+    )
+
+
+def chosen_rows(state: TrainingState) -> list[Row]:
+    """Micro-batches of the run, by rising number of tokens."""
+    rows: list[Row] = []
+    for step, examples in enumerate(state.plan.walk()):
+        if step == STEPS_LOOKED_AT:
+            break
+        rows += pack(examples, state.token_budget, packing=state.packing)
+    rows.sort(key=lambda row: sum(map(len, row)))
+    return [rows[round(share * (len(rows) - 1))] for share in QUANTILES]
+
+
+def timing_of(
+    state: TrainingState,
+    settings: Settings,
+    hardware: Hardware,
+    made: TimeModel,
+    *,
+    largest_row: float,
+    start_up_seconds: float,
+    save_seconds: float,
+) -> Timing:
+    """A record of what was found, with the memory that the process has taken at most."""
+    memory = state.memory
+    needed = memory.activations.needed(round(largest_row), memory.checkpointed)
+    return Timing(
+        machine=hardware.description,
+        settings=deciding(settings),
+        time=made,
+        activations=memory.activations,
+        checkpointed=memory.checkpointed,
+        base_bytes=hardware.peak_bytes() - needed,
+        start_up_seconds=start_up_seconds,
+        save_seconds=save_seconds,
+    )
+
+
+def modelled_time(state: TrainingState, settings: Settings, hardware: Hardware) -> TimeModel:
+    """What each part of the work should cost here, from the model's sizes."""
+    config = state.training_model.causal_model.config.to_dict()
+    return time_model_of(
+        ModelShape.from_config(config, settings.base_model),
+        hardware.machine(),
+        lora_r=settings.lora_r,
+        checkpointed_share=state.memory.checkpointed_share,
+        quantized=settings.quantization == "nf4",
+    )
+
+
+def _timed(state: TrainingState, row: Row, hardware: Hardware) -> float:
+    state.model.train()
+    began = hardware.now()
+    loss = state.model(collate(row).to(state.accelerator.device))
+    state.accelerator.backward(loss / sum(example.trained_tokens for example in row))
+    return hardware.now() - began
+
+
+def _optimizer_seconds(state: TrainingState, hardware: Hardware) -> float:
+    began = hardware.now()
+    state.accelerator.clip_grad_norm_(state.trainable().values(), state.max_grad_norm or 1.0)
+    state.optimizer.step()
+    return hardware.now() - began
+
+
+def _save_seconds(state: TrainingState) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        save_checkpoint(Path(folder), snapshot(state, 1, {"losses": {}}))
+        return time.perf_counter() - began

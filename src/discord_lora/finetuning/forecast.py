@@ -1,0 +1,145 @@
+"""From settings and data to the plan of the night: what would be trained, on what, for how long."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from discord_lora.analysis.cards import find_card, near_names
+from discord_lora.analysis.estimates import Fit, Machine
+from discord_lora.analysis.model_shapes import MODELS, ModelShape
+from discord_lora.analysis.night import NightPlan, Workday, fit_data, plan_night, workday
+from discord_lora.analysis.timings import Timing, add_timing, newest_timing
+from discord_lora.base_model import (
+    load_base_model,
+    load_tokenizer,
+    locate_base_model,
+    model_shape,
+)
+from discord_lora.console import UserError, make_progress, plainly
+from discord_lora.conversations.dataset import Dataset
+from discord_lora.conversations.dataset_cache import open_dataset
+from discord_lora.conversations.packing import TrainingPlan, pack, plan_training
+from discord_lora.finetuning.adapter import attach_adapter
+from discord_lora.finetuning.calibration import calibrate
+from discord_lora.finetuning.training_model import TrainingModel
+from discord_lora.finetuning.training_state import build_state, make_accelerator
+from discord_lora.hardware import Hardware, detect_hardware
+from discord_lora.sample import SAMPLE_MODEL_NAME
+from discord_lora.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the user wants to know."""
+
+    gpu: str = ""
+    """Another card than the one at hand."""
+    calibrate: bool = False
+    seconds_per_step: float | None = None
+    """Of another trainer: the classic arithmetic."""
+    looks_filtered: bool = False
+
+
+def forecast(settings: Settings, asked: Asked, console: Console) -> NightPlan:
+    """Plan the night that these settings would give.
+
+    Raises:
+        UserError: data or model cannot be had, the card is not known, or there is nothing to time.
+    """
+    card = find_card(asked.gpu) if asked.gpu else None
+    if asked.gpu and card is None:
+        raise UserError(f"--gpu: {asked.gpu} is not known; there are {', '.join(near_names(asked.gpu))}.")
+    if asked.gpu and asked.calibrate:
+        raise UserError("--calibrate times the machine at hand; leave out --gpu.")
+    say = plainly(console)
+    dataset = open_with_any_tokenizer(settings, say)
+    hardware = detect_hardware()
+    machine = Machine.of_card(card) if card else hardware.machine()
+    epoch = plan_training(
+        dataset.training_examples,
+        messages_per_step=settings.messages_per_step,
+        epochs=1.0,
+        max_steps=0,
+        seed=settings.seed,
+    )
+    shape = model_shape(settings.base_model, say)
+    if asked.calibrate:
+        add_timing(settings.logs_dir, calibrated(settings, dataset, epoch, hardware, console))
+    at_hand = card is None or card == find_card(hardware.name)
+    timing = newest_timing(settings.logs_dir, hardware.description, settings) if at_hand else None
+    made, day, largest_row = look_ahead(settings, dataset, epoch, shape, machine, timing)
+    return plan_night(
+        settings,
+        day,
+        made,
+        messages=epoch.messages,
+        largest_row=largest_row,
+        timing=timing,
+        seconds_per_step=asked.seconds_per_step,
+        looks_filtered=asked.looks_filtered,
+    )
+
+
+def open_with_any_tokenizer(settings: Settings, say: Callable[[str], None]) -> Dataset:
+    """The tokenized data; for a known model that is out of reach, by the sample's tokenizer."""
+
+    def tokenizer_of(name: str) -> Callable[[], object]:
+        return lambda: load_tokenizer(locate_base_model(name, say))
+
+    try:
+        return open_dataset(settings, tokenizer_of(settings.base_model), say)
+    except UserError:
+        if settings.base_model not in {shape.name for shape in MODELS}:
+            raise
+    say(f"{settings.base_model} is out of reach: tokens are counted as the sample model counts.")
+    stand_in = settings.model_copy(update={"base_model": SAMPLE_MODEL_NAME})
+    return open_dataset(stand_in, tokenizer_of(SAMPLE_MODEL_NAME), say)
+
+
+def look_ahead(
+    settings: Settings,
+    dataset: Dataset,
+    epoch: TrainingPlan,
+    shape: ModelShape,
+    machine: Machine,
+    timing: Timing | None,
+) -> tuple[Fit, Workday, int]:
+    """How the model fits, one epoch's work, and the tokens of its largest micro-batch."""
+    steps = list(epoch.walk())
+    tokens = [sum(map(len, examples)) for examples in steps]
+    made = fit_data(shape, machine, settings, tokens, max(map(len, epoch.examples)))
+    budget = made.plan.token_budget
+    if timing is not None and settings.max_tokens_per_microbatch == "auto":
+        budget = min(budget, max(tokens))
+    rows = [pack(examples, budget, packing=settings.packing) for examples in steps]
+    held_out = pack(dataset.validation_examples, budget, packing=settings.packing)
+    largest = max(sum(map(len, row)) for step in (*rows, held_out) for row in step)
+    return made, workday(rows, held_out, settings.save_every_steps), largest
+
+
+def calibrated(
+    settings: Settings,
+    dataset: Dataset,
+    epoch: TrainingPlan,
+    hardware: Hardware,
+    console: Console,
+) -> Timing:
+    """Load the model as training would, and time it."""
+    say = plainly(console)
+    say(f"loading {settings.base_model} to time it")
+    location = locate_base_model(settings.base_model, say)
+    accelerator = make_accelerator(settings, hardware, "calibration")
+    model = load_base_model(location, hardware, settings.quantization)
+    model = TrainingModel(attach_adapter(model, settings))
+    state = build_state(model, epoch, dataset, settings, accelerator, hardware, say)
+    with make_progress(console) as progress:
+        bar = progress.add_task("timing micro-batches", total=1)
+        timing = calibrate(
+            state,
+            settings,
+            hardware,
+            lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    accelerator.end_training()
+    return timing
