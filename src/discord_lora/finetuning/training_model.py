@@ -217,7 +217,8 @@ class _Result:
 
     @property
     def norm(self) -> Tensor:
-        return torch.stack([gradient.norm() for gradient in self.gradients.values()]).norm()
+        norm: Tensor = torch.stack([it.norm() for it in self.gradients.values()]).norm()
+        return norm
 
 
 @dataclass(frozen=True, slots=True)
