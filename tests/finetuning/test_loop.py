@@ -1,5 +1,7 @@
 """What the training loop promises, on a tiny model in fp32."""
 
+import gc
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -12,7 +14,7 @@ from discord_lora.conversations.examples import Limits, make_examples
 from discord_lora.conversations.packing import collate, pack, plan_training
 from discord_lora.conversations.prompt_format import PromptFormat, persona_voice, server_voice
 from discord_lora.finetuning.loop import Events, accumulate_gradients, evaluate, fit
-from discord_lora.finetuning.out_of_memory import try_largest
+from discord_lora.finetuning.out_of_memory import optimizer_states_to_come, try_largest
 from discord_lora.finetuning.training_model import TrainingModel, choose_paths
 from discord_lora.finetuning.training_state import TrainingState, restore, snapshot
 from discord_lora.inference.engine import ReplyEngine, Sampling
@@ -264,3 +266,21 @@ def test_the_token_budget_does_not_change_what_is_learned(budget):
     assert state.plan.steps == 30
     for name, value in weights(reference).items():
         assert torch.allclose(value, weights(state)[name], atol=2e-5), name
+
+
+def test_room_for_the_optimizer_is_held_while_the_largest_is_tried():
+    """Its states come into being at the first step, after the try."""
+    state = make_state(budget=100)
+    size = 8 * sum(p.numel() for p in state.trainable().values())
+    held = []
+
+    def look(_model, _inputs):
+        tensors = (it for it in gc.get_objects() if type(it) is torch.Tensor)
+        held.append(any(it.dtype == torch.uint8 and it.nbytes == size for it in tensors))
+
+    hook = state.model.register_forward_pre_hook(look)
+    try_largest(state, lambda _tokens: None)
+    hook.remove()
+    assert held == [True]
+    fit(state, Events())
+    assert optimizer_states_to_come(state).nbytes == 0

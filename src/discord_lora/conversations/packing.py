@@ -38,18 +38,19 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> "MicroBatch":
         """On the device; the copies may still be under way."""
-
-        def moved(tensor: Tensor) -> Tensor:
-            pinned = tensor.pin_memory() if device.type == "cuda" else tensor
-            return pinned.to(device, non_blocking=True)
-
         return MicroBatch(
-            moved(self.input_ids),
-            moved(self.position_ids),
-            moved(self.predictors),
-            moved(self.labels),
+            to_device(self.input_ids, device),
+            to_device(self.position_ids, device),
+            to_device(self.predictors, device),
+            to_device(self.labels, device),
             self.lengths,
         )
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy that may still be under way; from memory that is not pinned it would be waited for."""
+    pinned = tensor.pin_memory() if device.type == "cuda" else tensor
+    return pinned.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True, slots=True)

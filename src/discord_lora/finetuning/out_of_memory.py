@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.packing import collate, pack
 from discord_lora.finetuning.training_state import TrainingState
+from discord_lora.hardware import is_out_of_memory
 
 Result = TypeVar("Result")
 
@@ -33,16 +35,19 @@ def try_largest(
             state.accelerator.backward(state.model(collate(row).to(state.accelerator.device)))
         return sum(map(len, row))
 
+    taken = optimizer_states_to_come(state)
     longest = [max((example for step in steps for example in step), key=len)] if steps else []
     tokens = in_pieces_that_fit(state, longest, attempt, budget_halved) if steps else 0
+    del taken
     state.optimizer.zero_grad(set_to_none=True)
     return tokens
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """True for the ways in which torch says so: on the CPU it has no exception of its own."""
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
+def optimizer_states_to_come(state: TrainingState) -> Tensor:
+    """As much memory as the first optimizer step will take; nothing if the states exist already."""
+    numbers = sum(parameter.numel() for parameter in state.trainable().values())
+    size = 0 if state.optimizer.state else round(numbers * state.optimizer_bytes)
+    return torch.empty(size, dtype=torch.uint8, device=state.accelerator.device)
 
 
 def in_pieces_that_fit(

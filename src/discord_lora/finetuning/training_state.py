@@ -1,6 +1,7 @@
 """What one run works on: built from settings and model, saved and restored as a checkpoint."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from discord_lora.conversations.packing import MicroBatch, TrainingPlan, collate
 from discord_lora.finetuning.activations import checkpoint_layers, measure_activations
 from discord_lora.finetuning.checkpoints import Checkpoint
 from discord_lora.finetuning.training_model import Paths, TrainingModel, choose_paths
-from discord_lora.hardware import Hardware
+from discord_lora.hardware import Hardware, is_out_of_memory
 from discord_lora.settings import Settings
 
 
@@ -37,6 +38,8 @@ class TrainingState:
     """Tokens a micro-batch; halved when memory runs out."""
     packing: bool = True
     max_grad_norm: float = 1.0
+    optimizer_bytes: float = 8.0
+    """That the optimizer keeps for each trainable number."""
 
     @property
     def training_model(self) -> TrainingModel:
@@ -72,6 +75,7 @@ def make_accelerator(settings: Settings, hardware: Hardware, run: str) -> Accele
     )
     if hardware.is_cuda:
         torch.set_float32_matmul_precision("high")  # TF32 where the card has it
+    hardware.stay_on_the_card()
     accelerator.init_trackers(run)
     return accelerator
 
@@ -95,8 +99,9 @@ def build_state(
         num_training_steps=plan.steps,
     )
     prepared, optimizer = accelerator.prepare(model, optimizer)
-    paths = choose_paths(model)
-    memory = decide_memory(model, plan, settings, hardware)
+    with memory_for_a_first_pass():
+        paths = choose_paths(model, plan.examples)
+        memory = decide_memory(model, plan, settings, hardware)
     checkpoint_layers(model, memory.checkpointed)
     for sentence in (*what_is_general(paths), str(memory)):
         say(sentence)
@@ -110,15 +115,30 @@ def build_state(
         token_budget=memory.token_budget,
         packing=settings.packing and paths.packing,
         max_grad_norm=settings.max_grad_norm,
+        optimizer_bytes=optimizer_bytes(settings, on_cuda=hardware.is_cuda),
     )
+
+
+@contextmanager
+def memory_for_a_first_pass() -> Iterator[None]:
+    """Raises UserError where a few tokens are too many already."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            "BASE_MODEL: the model is loaded, and a first pass of a few tokens does not fit into "
+            "the memory that is left; close other programs, set QUANTIZATION=nf4 or choose a "
+            "smaller model."
+        ) from error
 
 
 def decide_memory(
     model: TrainingModel, plan: TrainingPlan, settings: Settings, hardware: Hardware
 ) -> MemoryPlan:
     """Token budget and checkpointed layers, as set or as the free memory allows."""
-    in_8_bit = "8bit" in optimizer_name(settings, on_cuda=hardware.is_cuda)
-    activations = measure_activations(model, optimizer_bytes=2.0 if in_8_bit else 8.0)
+    activations = measure_activations(model, optimizer_bytes(settings, on_cuda=hardware.is_cuda))
     budget, checkpointing = settings.max_tokens_per_microbatch, settings.gradient_checkpointing
     return plan_memory(
         activations,
@@ -140,6 +160,11 @@ def make_optimizer(parameters: list[Any], settings: Settings, *, on_cuda: bool) 
 
     kinds = {"adamw_8bit": AdamW8bit, "paged_adamw_8bit": PagedAdamW8bit}
     return kinds[name](parameters, **options)
+
+
+def optimizer_bytes(settings: Settings, *, on_cuda: bool) -> float:
+    """Two numbers for each trainable one: of one byte, or of four."""
+    return 2.0 if "8bit" in optimizer_name(settings, on_cuda=on_cuda) else 8.0
 
 
 def optimizer_name(settings: Settings, *, on_cuda: bool) -> str:
