@@ -7,7 +7,8 @@ import torch
 
 from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
-from discord_lora.conversations.packing import collate, pack
+from discord_lora.conversations.packing import collate, shares
+from discord_lora.finetuning.processes import smallest
 from discord_lora.finetuning.training_state import TrainingState
 
 Result = TypeVar("Result")
@@ -18,7 +19,8 @@ def try_largest(
 ) -> int:
     """Pass the largest micro-batch of the rest of the run forth and back, and learn nothing.
 
-    What would run out of memory at hour nine does so now. Returns that micro-batch's tokens.
+    What would run out of memory at hour nine does so now, in each process by itself; they go on
+    with the smallest token budget that they found. Returns that micro-batch's tokens.
 
     Raises:
         UserError: a single example does not fit into memory.
@@ -26,17 +28,32 @@ def try_largest(
     steps = list(state.plan.walk(first_step))
 
     def attempt() -> int:
-        batches = (pack(step, state.token_budget, packing=state.packing) for step in steps)
-        row = max((row for rows in batches for row in rows), key=lambda row: sum(map(len, row)))
-        state.model.train()
-        with state.accelerator.no_sync(state.model):
-            state.accelerator.backward(state.model(collate(row).to(state.accelerator.device)))
+        row = largest_row(state, steps)
+        # The model itself: no exchange of gradients in which the others would wait in vain.
+        model = state.training_model
+        model.train()
+        state.accelerator.backward(model(collate(row).to(state.accelerator.device)))
         return sum(map(len, row))
 
     longest = [max((example for step in steps for example in step), key=len)] if steps else []
     tokens = in_pieces_that_fit(state, longest, attempt, budget_halved) if steps else 0
     state.optimizer.zero_grad(set_to_none=True)
+    state.token_budget = smallest(state.accelerator, state.token_budget)
     return tokens
+
+
+def largest_row(
+    state: TrainingState, steps: Sequence[Sequence[TokenizedExample]]
+) -> list[TokenizedExample]:
+    """The micro-batch of most tokens that any process will meet in these steps."""
+    count = state.accelerator.num_processes
+    rows = (
+        row
+        for step in steps
+        for share in shares(step, count, state.token_budget, packing=state.packing)
+        for row in share
+    )
+    return max(rows, key=lambda row: sum(map(len, row)))
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -14,9 +14,17 @@ from discord_lora.analysis.memory import RESERVE_BYTES, MemoryPlan, plan_memory
 from discord_lora.console import UserError
 from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.examples import TokenizedExample
-from discord_lora.conversations.packing import MicroBatch, TrainingPlan, collate, divide, pack
+from discord_lora.conversations.packing import (
+    MicroBatch,
+    TrainingPlan,
+    collate,
+    divide,
+    idle_batch,
+    shares,
+)
 from discord_lora.finetuning.activations import checkpoint_layers, measure_activations
 from discord_lora.finetuning.checkpoints import Checkpoint
+from discord_lora.finetuning.processes import smallest
 from discord_lora.finetuning.training_model import Paths, TrainingModel, choose_paths
 from discord_lora.hardware import Hardware
 from discord_lora.settings import Settings
@@ -48,11 +56,15 @@ class TrainingState:
         return self.training_model.trainable()
 
     def micro_batches(self, examples: Sequence[TokenizedExample]) -> list[MicroBatch]:
-        """This process's share of the examples, packed and on their way to its device."""
-        processes, index = self.accelerator.num_processes, self.accelerator.process_index
-        mine = divide(examples, processes)[index]
-        rows = pack(mine, self.token_budget, packing=self.packing)
-        return [collate(row).to(self.accelerator.device) for row in rows]
+        """This process's share of the examples, packed and on their way to its device.
+
+        As many for each process: they meet in the passes, where gradients are exchanged.
+        """
+        processes = self.accelerator.num_processes
+        rows = shares(examples, processes, self.token_budget, packing=self.packing)
+        batches = [collate(row) for row in rows[self.accelerator.process_index]]
+        batches += [idle_batch(examples) for _ in range(max(map(len, rows)) - len(batches))]
+        return [batch.to(self.accelerator.device) for batch in batches]
 
 
 def make_accelerator(settings: Settings, hardware: Hardware, run: str) -> Accelerator:
@@ -96,7 +108,7 @@ def build_state(
     )
     prepared, optimizer = accelerator.prepare(model, optimizer)
     paths = choose_paths(model)
-    memory = decide_memory(model, plan, settings, hardware)
+    memory = decide_memory(model, plan, settings, accelerator, hardware)
     checkpoint_layers(model, memory.checkpointed)
     for sentence in (*what_is_general(paths), str(memory)):
         say(sentence)
@@ -114,16 +126,28 @@ def build_state(
 
 
 def decide_memory(
-    model: TrainingModel, plan: TrainingPlan, settings: Settings, hardware: Hardware
+    model: TrainingModel,
+    plan: TrainingPlan,
+    settings: Settings,
+    accelerator: Accelerator,
+    hardware: Hardware,
 ) -> MemoryPlan:
-    """Token budget and checkpointed layers, as set or as the free memory allows."""
+    """Token budget and checkpointed layers, as set or as the free memory allows.
+
+    The same for all processes: that of the one with the least memory, and of the largest share
+    of each step.
+    """
     in_8_bit = "8bit" in optimizer_name(settings, on_cuda=hardware.is_cuda)
     activations = measure_activations(model, optimizer_bytes=2.0 if in_8_bit else 8.0)
     budget, checkpointing = settings.max_tokens_per_microbatch, settings.gradient_checkpointing
+    free = smallest(accelerator, hardware.free_bytes())
     return plan_memory(
         activations,
-        hardware.free_bytes() - RESERVE_BYTES[hardware.device.type],
-        [sum(map(len, examples)) for examples in plan.walk()],
+        free - RESERVE_BYTES[hardware.device.type],
+        [
+            max(sum(map(len, part)) for part in divide(examples, accelerator.num_processes))
+            for examples in plan.walk()
+        ],
         max(map(len, plan.examples)),
         token_budget=None if budget == "auto" else budget,
         checkpointing=None if checkpointing == "auto" else checkpointing == "true",
