@@ -18,7 +18,7 @@ from torch import Tensor
 from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.finetuning.out_of_memory import in_pieces_that_fit
-from discord_lora.finetuning.processes import anywhere, smallest
+from discord_lora.finetuning.processes import anywhere, is_sharded, smallest
 from discord_lora.finetuning.training_state import TrainingState
 
 
@@ -194,7 +194,11 @@ def evaluate(
     if not state.validation:
         return None
     loss = in_pieces_that_fit(
-        state, state.validation, lambda: _evaluate(state, watch), budget_halved
+        state,
+        state.validation,
+        lambda: _evaluate(state, watch),
+        budget_halved,
+        may_repeat=not is_sharded(state.accelerator),
     )
     state.token_budget = smallest(state.accelerator, state.token_budget)
     return loss

@@ -8,7 +8,7 @@ import torch
 from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.packing import collate, shares
-from discord_lora.finetuning.processes import smallest
+from discord_lora.finetuning.processes import is_sharded, smallest
 from discord_lora.finetuning.training_state import TrainingState
 
 Result = TypeVar("Result")
@@ -30,13 +30,17 @@ def try_largest(
     def attempt() -> int:
         row = largest_row(state, steps)
         # The model itself: no exchange of gradients in which the others would wait in vain.
+        # (Sharded weights come in no other way; there memory that runs out ends the run.)
         model = state.training_model
         model.train()
         state.accelerator.backward(model(collate(row).to(state.accelerator.device)))
         return sum(map(len, row))
 
     longest = [max((example for step in steps for example in step), key=len)] if steps else []
-    tokens = in_pieces_that_fit(state, longest, attempt, budget_halved) if steps else 0
+    alone = not is_sharded(state.accelerator)
+    tokens = (
+        in_pieces_that_fit(state, longest, attempt, budget_halved, may_repeat=alone) if steps else 0
+    )
     state.optimizer.zero_grad(set_to_none=True)
     state.token_budget = smallest(state.accelerator, state.token_budget)
     return tokens

@@ -20,6 +20,7 @@ from discord_lora.conversations.packing import MicroBatch, collate
 from discord_lora.finetuning import fused_layers
 from discord_lora.finetuning.head_loss import head_loss
 from discord_lora.finetuning.packed_attention import Segments, use_packed_attention
+from discord_lora.finetuning.processes import sharded_like, whole
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Relative difference of losses and gradients that rounding explains, by number format."""
@@ -62,6 +63,16 @@ class TrainingModel(nn.Module):
     def causal_model(self) -> Any:
         """The transformers model with the adapter in its layers."""
         return self.model.get_base_model()
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """The layers, by which accelerate shards a model (FSDP)."""
+        here = {type(module).__name__ for module in self.model.modules()}
+        return [name for name in self.causal_model._no_split_modules or () if name in here]
+
+    def tie_weights(self) -> None:
+        """Embedding and head are one again after accelerate moved them apart (FSDP)."""
+        self.causal_model.tie_weights()
 
     def trainable(self) -> dict[str, Tensor]:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -150,7 +161,7 @@ def _awake(model: TrainingModel) -> Iterator[None]:
     try:
         with torch.no_grad():
             for p in sleeping.values():
-                p.copy_(torch.randn(p.shape, generator=generator) * 0.02)
+                p.copy_(sharded_like(p, torch.randn(p.shape, generator=generator) * 0.02))
         yield
     finally:
         with torch.no_grad():
@@ -171,7 +182,7 @@ def _loss_and_gradients(model: TrainingModel, batches: list[MicroBatch]) -> tupl
         loss.backward()
         total += loss.detach()
     zeros = (p.new_zeros(p.shape) if p.grad is None else p.grad for p in parameters)
-    return total, torch.cat([gradient.flatten().float() for gradient in zeros])
+    return total, torch.cat([whole(gradient).flatten().float() for gradient in zeros])
 
 
 def _same(model: TrainingModel, expected: tuple[Tensor, Tensor], batches: list[MicroBatch]) -> bool:
