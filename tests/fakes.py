@@ -72,7 +72,7 @@ def make_sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_model(vocabulary: int = 400, seed: int = 0, hidden: int = 32, **options: Any) -> Any:
+def make_model(vocabulary: int = 400, seed: int = 0, hidden: int = 32) -> Any:
     """A Llama of two layers with random weights."""
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -84,7 +84,6 @@ def make_model(vocabulary: int = 400, seed: int = 0, hidden: int = 32, **options
         num_key_value_heads=2,
         max_position_embeddings=2048,
         attn_implementation="sdpa",
-        **options,
     )
     return LlamaForCausalLM(config).requires_grad_(False)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional
 
 from discord_lora.conversations.examples import TokenizedExample
@@ -191,6 +192,8 @@ def _same(model: TrainingModel, expected: tuple[Tensor, Tensor], batches: list[M
     except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
+        if isinstance(model, FSDPModule):
+            model.reset_iter_state()  # of the pass that broke off
         return False  # this model cannot be called in this way
     tolerance = TOLERANCE[model.causal_model.get_input_embeddings().weight.dtype]
     return all(
