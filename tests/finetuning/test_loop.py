@@ -1,6 +1,7 @@
 """What the training loop promises, on a tiny model in fp32."""
 
 import gc
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,11 +12,16 @@ from transformers import get_scheduler
 from discord_lora.console import UserError
 from discord_lora.conversations.build import build_conversations
 from discord_lora.conversations.examples import Limits, make_examples
-from discord_lora.conversations.packing import collate, pack, plan_training
+from discord_lora.conversations.packing import collate, divide, idle_batch, pack, plan_training
 from discord_lora.conversations.prompt_format import PromptFormat, persona_voice, server_voice
+from discord_lora.finetuning.fast_paths import choose_paths
 from discord_lora.finetuning.loop import Events, accumulate_gradients, evaluate, fit
-from discord_lora.finetuning.out_of_memory import optimizer_states_to_come, try_largest
-from discord_lora.finetuning.training_model import TrainingModel, choose_paths
+from discord_lora.finetuning.out_of_memory import (
+    largest_row,
+    optimizer_states_to_come,
+    try_largest,
+)
+from discord_lora.finetuning.training_model import TrainingModel
 from discord_lora.finetuning.training_state import TrainingState, restore, snapshot
 from discord_lora.inference.engine import ReplyEngine, Sampling
 from fakes import chatter, conversation, make_model, make_tokenizer, say
@@ -246,6 +252,44 @@ def test_the_largest_micro_batch_is_tried_before_anything_is_learned():
     assert len(seen) == 1
     assert all(torch.equal(value, before[name]) for name, value in weights(state).items())
     assert all(parameter.grad is None for parameter in state.trainable().values())
+
+
+def as_process(state, index, count):
+    """What this state would be in one of several processes."""
+    state.accelerator = SimpleNamespace(
+        num_processes=count, process_index=index, device=torch.device("cpu")
+    )
+    return state
+
+
+def test_every_process_makes_as_many_passes():
+    examples = make_state().plan.examples[:5]
+    states = [as_process(make_state(budget=1), index, 4) for index in range(4)]
+    batches = [state.micro_batches(examples) for state in states]
+    assert [len(one) for one in batches] == [2] * 4, "five examples of four processes"
+    targets = sum(len(batch.labels) for one in batches for batch in one)
+    assert targets == sum(example.trained_tokens for example in examples)
+
+
+def test_the_largest_micro_batch_is_that_of_one_processs_share():
+    state = as_process(make_state(budget=10_000), 0, 2)
+    steps = [state.plan.examples[:4], state.plan.examples[4:9]]
+    tokens = sum(map(len, largest_row(state, steps)))
+    parts = [part for step in steps for part in divide(step, 2)]
+    assert tokens == max(sum(map(len, part)) for part in parts)
+    assert tokens < max(sum(map(len, step)) for step in steps)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_an_idle_batch_adds_nothing(fast):
+    state = make_state()
+    wake_up(state)
+    model = state.training_model
+    model.has_head_loss = model.has_head_loss and fast
+    loss = model(idle_batch(state.plan.examples))
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert all(float(p.grad.abs().max()) == 0.0 for p in state.trainable().values())
 
 
 def test_what_does_not_fit_is_found_out_at_the_start():

@@ -26,8 +26,9 @@ from discord_lora.conversations.packing import collate
 from discord_lora.finetuning import fused_layers
 from discord_lora.finetuning import head_loss as head
 from discord_lora.finetuning import packed_attention as packed
+from discord_lora.finetuning.fast_paths import choose_paths
 from discord_lora.finetuning.packed_attention import Segments
-from discord_lora.finetuning.training_model import TrainingModel, choose_paths
+from discord_lora.finetuning.training_model import TrainingModel
 from discord_lora.hardware import detect_hardware
 from fakes import make_model
 

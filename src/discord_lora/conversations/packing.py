@@ -10,7 +10,7 @@ logits at      ^  ^  ^                 ^             only where the next token i
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -170,6 +170,13 @@ def divide(examples: Sequence[TokenizedExample], shares: int) -> list[list[Token
     return parts
 
 
+def shares(
+    examples: Sequence[TokenizedExample], count: int, token_budget: int, *, packing: bool = True
+) -> list[list[list[TokenizedExample]]]:
+    """The rows of each of `count` processes: a step divided, and each share packed."""
+    return [pack(part, token_budget, packing=packing) for part in divide(examples, count)]
+
+
 def collate(row: Sequence[TokenizedExample]) -> MicroBatch:
     """One row of examples as tensors; nothing is padded."""
     input_ids = np.concatenate([example.input_ids for example in row])
@@ -185,3 +192,9 @@ def collate(row: Sequence[TokenizedExample]) -> MicroBatch:
         labels=torch.from_numpy(input_ids[labels].astype(np.int64)),
         lengths=tuple(map(len, row)),
     )
+
+
+def idle_batch(examples: Sequence[TokenizedExample]) -> MicroBatch:
+    """A micro-batch that teaches nothing, for a process that only keeps the others company."""
+    batch = collate([min(examples, key=len)])
+    return replace(batch, predictors=batch.predictors[:0], labels=batch.labels[:0])
