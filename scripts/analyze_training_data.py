@@ -57,7 +57,7 @@ def main() -> int | None:
     parser = script_parser(__doc__ or "", EXAMPLES)
     add = parser.add_argument
     add("--gpu", default="", metavar="NAME",
-        help="plan for this card instead of the machine at hand, such as 'RTX 2080 Ti'")  # fmt: skip
+        help="plan for this card instead of this machine, such as 'RTX 2080 Ti'")  # fmt: skip
     add("--calibrate", action="store_true",
         help="time about twenty real micro-batches here, so that the plan is right")  # fmt: skip
     add("--seconds-per-step", type=float, metavar="S",

@@ -34,10 +34,10 @@ def start(script, *arguments, **environment):
     )
 
 
-def tiny_model_folder(tmp_path):
+def tiny_model_folder(tmp_path, model=None):
     """A base model that loads in milliseconds."""
     folder = tmp_path / "tiny"
-    make_model().save_pretrained(folder)
+    (model or make_model()).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
 

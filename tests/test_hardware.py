@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from discord_lora.hardware import detect_hardware
+from discord_lora.hardware import Hardware, detect_hardware, is_out_of_memory
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,52 @@ def test_without_a_card_everything_is_fp32(monkeypatch):
         torch.float32,
     )
     assert 0 < hardware.used_bytes() < hardware.total_bytes
+
+
+@pytest.mark.parametrize(
+    ("system", "free", "share"),
+    [
+        ("nt", 8.3e9, 0.8),
+        ("nt", 0.1e9, 0.0),
+        ("posix", 8.3e9, None),  # there the driver says itself that memory is out
+    ],
+)
+def test_on_windows_torch_keeps_to_the_memory_of_the_card(monkeypatch, system, free, share):
+    asked = []
+    monkeypatch.setattr("discord_lora.hardware.os", SimpleNamespace(name=system))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 10e9))
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda share, _device: asked.append(share)
+    )
+    device = torch.device("cuda", 0)
+    Hardware(device, "a card", torch.float16, "fp16", 10**10).stay_on_the_card()
+    assert asked == ([] if share is None else [pytest.approx(share)])
+
+
+def test_what_torch_holds_for_reuse_counts_as_free(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("emptied"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (calls.append("asked") or 5, 10))
+    hardware = Hardware(torch.device("cuda", 0), "a card", torch.float16, "fp16", 10)
+    assert hardware.free_bytes() == 5
+    assert calls == ["emptied", "asked"]
+
+
+@pytest.mark.parametrize(
+    ("error", "out"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (
+            RuntimeError(
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"
+            ),
+            True,
+        ),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+)
+def test_every_way_of_running_out_of_memory_is_known(error, out):
+    assert is_out_of_memory(error) == out

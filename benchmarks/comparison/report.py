@@ -59,8 +59,7 @@ def ratios(rounds: Sequence[Round], measure: Measure, name: str, other: str) -> 
 def check_same_messages(one: Round) -> None:
     """Raise UserError unless everybody trained on the same messages."""
     seen = {
-        (str(result["same_messages"]), int(result["messages"]))
-        for result in one.results.values()
+        (str(result["same_messages"]), int(result["messages"])) for result in one.results.values()
     }
     if len(seen) > 1:
         raise UserError(
@@ -83,8 +82,8 @@ def print_report(console: Console, rounds: Sequence[Round]) -> None:
     console.print(
         f"{machine['device']}, {machine['precision']}: {gflops:,.0f} GFLOP/s in matrix products; "
         f"{rounds[0].parameters:,} parameters x {FLOPS_PER_PARAMETER} FLOPs a token. GEMM: the "
-        "share of that rate; GB: peak memory; loss: held-out, nats a token; a step: messages in one "
-        "optimizer step; cores: kept busy on average.",
+        "share of that rate; GB: peak memory; loss: held-out, nats a token; a step: messages in "
+        "one optimizer step; cores: kept busy on average.",
         markup=False,
     )
 

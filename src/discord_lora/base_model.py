@@ -73,13 +73,18 @@ def load_tokenizer(location: str) -> Any:
     return _from_hub(AutoTokenizer.from_pretrained, location)
 
 
-def load_base_model(location: str, hardware: Hardware, quantization: str) -> Any:
+def load_base_model(
+    location: str, hardware: Hardware, quantization: str, *, sharded_over: int = 0
+) -> Any:
     """The frozen model on the device, its linear layers in NF4 if asked for.
+
+    With `sharded_over` so many cards the model stays off the card (in one process; it is empty in
+    the others): accelerate deals the weights out.
 
     Raises:
         UserError: model not found, no network, or not enough memory.
     """
-    _check_memory(location, hardware, quantization)
+    _check_memory(location, hardware, quantization, sharded_over)
     config = _from_hub(AutoConfig.from_pretrained, location)
     options: dict[str, Any] = {
         "dtype": hardware.dtype,
@@ -98,7 +103,7 @@ def load_base_model(location: str, hardware: Hardware, quantization: str) -> Any
     model = _from_hub(AutoModelForCausalLM.from_pretrained, location, **options)
     model.requires_grad_(False)
     if quantization != "nf4":
-        return model.to(hardware.device)
+        return model if sharded_over else model.to(hardware.device)
     _stay_differentiable(model)
     return model
 
@@ -151,9 +156,9 @@ def _hub_problem(location: str, error: Exception) -> str:
     return f"BASE_MODEL: {location} cannot be loaded: {text[:300]}. Check the name and the network."
 
 
-def _check_memory(location: str, hardware: Hardware, quantization: str) -> None:
+def _check_memory(location: str, hardware: Hardware, quantization: str, sharded_over: int) -> None:
     """Refuse before minutes of loading what cannot fit afterwards."""
-    needed = weight_bytes(location, hardware, quantization)
+    needed = weight_bytes(location, hardware, quantization) // max(1, sharded_over)
     free = hardware.free_bytes()
     if needed > free:
         advice = "choose a smaller BASE_MODEL" if quantization == "nf4" else "set QUANTIZATION=nf4"

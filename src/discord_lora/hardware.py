@@ -1,5 +1,7 @@
 """The machine at hand: device, number format and free memory."""
 
+import gc
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -17,6 +19,9 @@ GEMM_SIZE, GEMM_TIMES = 1536, 4
 
 BF16_CAPABILITY = (8, 0)
 """Ampere. `torch.cuda.is_bf16_supported()` says yes on Turing as well, where it is emulated."""
+
+DRIVER_BYTES = 0.3e9
+"""Stays free for what takes memory on the card without asking torch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,8 @@ class Hardware:
     def free_bytes(self) -> int:
         """Memory that could be taken now, on the card or, without one, of the computer."""
         if self.is_cuda:
+            gc.collect()
+            torch.cuda.empty_cache()  # what torch holds for reuse is free as well
             return int(torch.cuda.mem_get_info(self.device)[0])
         return int(psutil.virtual_memory().available)
 
@@ -47,6 +54,13 @@ class Hardware:
             free, total = torch.cuda.mem_get_info(self.device)
             return int(total - free)
         return int(psutil.Process().memory_info().rss)
+
+    def stay_on_the_card(self) -> None:
+        """Let torch run out of memory where Windows would go on in the computer's, many times
+        slower ("Sysmem Fallback"): running out is what finds the size that fits."""
+        if self.is_cuda and os.name == "nt":
+            share = (self.free_bytes() - DRIVER_BYTES) / self.total_bytes
+            torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, share)), self.device)
 
     def peak_bytes(self) -> int:
         """Most memory that this process has held so far."""
@@ -82,6 +96,17 @@ class Hardware:
         if self.is_cuda:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
+
+
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """True for the ways in which torch says so: only its own allocator on the card has an
+    exception for it."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def peak_rss() -> int:

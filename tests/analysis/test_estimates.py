@@ -12,7 +12,8 @@ from discord_lora.analysis.estimates import (
     estimate,
 )
 from discord_lora.finetuning.activations import measure_activations
-from discord_lora.finetuning.training_model import TrainingModel, choose_paths
+from discord_lora.finetuning.fast_paths import choose_paths
+from discord_lora.finetuning.training_model import TrainingModel
 from fakes import make_model
 
 BY_NAME = {model.name.rpartition("/")[2]: model for model in MODELS}

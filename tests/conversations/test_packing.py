@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from discord_lora.conversations.examples import TokenizedExample
-from discord_lora.conversations.packing import collate, pack, plan_training, steps_per_epoch
+from discord_lora.conversations.packing import (
+    collate,
+    divide,
+    idle_batch,
+    pack,
+    plan_training,
+    shares,
+    steps_per_epoch,
+)
 
 
 def example(tokens=10, targets=1, name="e"):
@@ -98,6 +106,22 @@ def test_the_first_token_of_an_example_is_nobodys_label(trained):
     full = TokenizedExample("x", ("1",), np.array([1, 2], np.int32), np.array([trained] * 2), 1)
     batch = collate([full, full])
     assert batch.labels.tolist() == ([2, 2] if trained else [])
+
+
+def test_the_rows_of_all_processes_hold_each_example_once():
+    examples = [example(tokens=3 + n % 7, name=str(n)) for n in range(20)]
+    parts = shares(examples, 3, token_budget=20)
+    assert sorted(e.conversation_id for part in parts for row in part for e in row) == sorted(
+        e.conversation_id for e in examples
+    )
+    for part, alone in zip(parts, divide(examples, 3), strict=True):
+        assert part == pack(alone, 20)
+
+
+def test_an_idle_batch_is_short_and_has_nothing_to_learn():
+    batch = idle_batch([example(tokens=9), example(tokens=4)])
+    assert batch.lengths == (4,)
+    assert batch.predictors.tolist() == batch.labels.tolist() == []
 
 
 def test_half_an_epoch_more_is_the_other_half():

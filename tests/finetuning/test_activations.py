@@ -14,7 +14,8 @@ from discord_lora.finetuning.activations import (
     checkpointing_layers,
     measure_activations,
 )
-from discord_lora.finetuning.training_model import TrainingModel, choose_paths, random_example
+from discord_lora.finetuning.fast_paths import choose_paths, random_example
+from discord_lora.finetuning.training_model import TrainingModel
 from fakes import make_model
 
 

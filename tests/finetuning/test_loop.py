@@ -1,5 +1,8 @@
 """What the training loop promises, on a tiny model in fp32."""
 
+import gc
+from types import SimpleNamespace
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -9,11 +12,16 @@ from transformers import get_scheduler
 from discord_lora.console import UserError
 from discord_lora.conversations.build import build_conversations
 from discord_lora.conversations.examples import Limits, make_examples
-from discord_lora.conversations.packing import collate, pack, plan_training
+from discord_lora.conversations.packing import collate, divide, idle_batch, pack, plan_training
 from discord_lora.conversations.prompt_format import PromptFormat, persona_voice, server_voice
+from discord_lora.finetuning.fast_paths import choose_paths
 from discord_lora.finetuning.loop import Events, accumulate_gradients, evaluate, fit
-from discord_lora.finetuning.out_of_memory import try_largest
-from discord_lora.finetuning.training_model import TrainingModel, choose_paths
+from discord_lora.finetuning.out_of_memory import (
+    largest_row,
+    optimizer_states_to_come,
+    try_largest,
+)
+from discord_lora.finetuning.training_model import TrainingModel
 from discord_lora.finetuning.training_state import TrainingState, restore, snapshot
 from discord_lora.inference.engine import ReplyEngine, Sampling
 from fakes import chatter, conversation, make_model, make_tokenizer, say
@@ -246,6 +254,44 @@ def test_the_largest_micro_batch_is_tried_before_anything_is_learned():
     assert all(parameter.grad is None for parameter in state.trainable().values())
 
 
+def as_process(state, index, count):
+    """What this state would be in one of several processes."""
+    state.accelerator = SimpleNamespace(
+        num_processes=count, process_index=index, device=torch.device("cpu")
+    )
+    return state
+
+
+def test_every_process_makes_as_many_passes():
+    examples = make_state().plan.examples[:5]
+    states = [as_process(make_state(budget=1), index, 4) for index in range(4)]
+    batches = [state.micro_batches(examples) for state in states]
+    assert [len(one) for one in batches] == [2] * 4, "five examples of four processes"
+    targets = sum(len(batch.labels) for one in batches for batch in one)
+    assert targets == sum(example.trained_tokens for example in examples)
+
+
+def test_the_largest_micro_batch_is_that_of_one_processs_share():
+    state = as_process(make_state(budget=10_000), 0, 2)
+    steps = [state.plan.examples[:4], state.plan.examples[4:9]]
+    tokens = sum(map(len, largest_row(state, steps)))
+    parts = [part for step in steps for part in divide(step, 2)]
+    assert tokens == max(sum(map(len, part)) for part in parts)
+    assert tokens < max(sum(map(len, step)) for step in steps)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_an_idle_batch_adds_nothing(fast):
+    state = make_state()
+    wake_up(state)
+    model = state.training_model
+    model.has_head_loss = model.has_head_loss and fast
+    loss = model(idle_batch(state.plan.examples))
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert all(float(p.grad.abs().max()) == 0.0 for p in state.trainable().values())
+
+
 def test_what_does_not_fit_is_found_out_at_the_start():
     state = make_state(budget=400)
     failures = iter([True, True, False])
@@ -264,3 +310,21 @@ def test_the_token_budget_does_not_change_what_is_learned(budget):
     assert state.plan.steps == 30
     for name, value in weights(reference).items():
         assert torch.allclose(value, weights(state)[name], atol=2e-5), name
+
+
+def test_room_for_the_optimizer_is_held_while_the_largest_is_tried():
+    """Its states come into being at the first step, after the try."""
+    state = make_state(budget=100)
+    size = 8 * sum(p.numel() for p in state.trainable().values())
+    held = []
+
+    def look(_model, _inputs):
+        tensors = (it for it in gc.get_objects() if type(it) is torch.Tensor)
+        held.append(any(it.dtype == torch.uint8 and it.nbytes == size for it in tensors))
+
+    hook = state.model.register_forward_pre_hook(look)
+    try_largest(state, lambda _tokens: None)
+    hook.remove()
+    assert held == [True]
+    fit(state, Events())
+    assert optimizer_states_to_come(state).nbytes == 0

@@ -20,11 +20,15 @@ from transformers import (
 )
 
 from discord_lora.base_model import load_base_model
+from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.packing import collate
+from discord_lora.finetuning import fused_layers
 from discord_lora.finetuning import head_loss as head
+from discord_lora.finetuning import packed_attention as packed
+from discord_lora.finetuning.fast_paths import choose_paths
 from discord_lora.finetuning.packed_attention import Segments
-from discord_lora.finetuning.training_model import TrainingModel, choose_paths
+from discord_lora.finetuning.training_model import TrainingModel
 from discord_lora.hardware import detect_hardware
 from fakes import make_model
 
@@ -287,3 +291,110 @@ def test_padded_batches_cover_the_row_once_and_waste_little(lengths):
     assert batches[-1].end == sum(lengths)
     for batch in batches:
         assert batch.end - batch.start >= 0.75 * batch.count * batch.length
+
+
+def small_model(dtype=torch.float32):
+    model = make_model(vocabulary=VOCABULARY)
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear")
+    return TrainingModel(get_peft_model(fixed(model, 0).to(dtype), lora))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_in_16_bits_every_piece_proves_itself(dtype):
+    with torch.autocast("cpu", dtype=dtype):
+        paths = choose_paths(small_model(dtype))
+    assert paths.packing
+    assert set(paths.fast) == PIECES
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_wrong_gradient_of_one_kind_is_found(monkeypatch, dtype):
+    """That of A is small beside that of B: one norm over both would hide it."""
+    right = fused_layers._backward
+
+    def wrong(*args, **options):
+        gradients = right(*args, **options)
+        return gradients._replace(a=-gradients.a)
+
+    monkeypatch.setattr(fused_layers, "_backward", wrong)
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+        paths = choose_paths(small_model(dtype))
+    assert {"LoRA layers", "gated MLPs"} <= set(paths.general)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("final_logit_softcapping", 1e6), ("logits_scaling", 1.0000001)]
+)
+def test_what_a_model_does_to_its_logits_needs_the_general_head(option, value):
+    """Even where the numbers of a few tokens do not show it."""
+    model = small_model()
+    setattr(model.causal_model.config, option, value)
+    assert choose_paths(model).general == ("head",)
+
+
+def test_numbers_that_do_not_fit_fp16_end_in_one_sentence():
+    model = small_model(torch.float16)
+    with torch.no_grad():
+        model.causal_model.get_output_embeddings().weight.fill_(6e4)
+        model.causal_model.model.norm.weight.fill_(6e4)
+    with (
+        torch.autocast("cpu", dtype=torch.float16),
+        pytest.raises(UserError, match=r"do not fit fp16.*choose another BASE_MODEL"),
+    ):
+        choose_paths(model)
+
+
+@pytest.mark.parametrize("words", ["CUDA error: an illegal access", "DefaultCPUAllocator: no"])
+def test_a_card_that_fails_is_not_a_model_that_computes_differently(monkeypatch, words):
+    def fail(*_arguments):
+        raise RuntimeError(words)
+
+    monkeypatch.setattr("discord_lora.finetuning.training_model.head_loss", fail)
+    with pytest.raises(RuntimeError, match=words):
+        choose_paths(small_model())
+
+
+def test_small_gradients_survive_in_fp16():
+    """They are stored before the loss scale is applied, and fp16 ends at 6e-8."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(64, VOCABULARY, bias=False).requires_grad_(False)
+    with torch.no_grad():
+        layer.weight.mul_(1e-4)
+    hidden = torch.randn(5, 64)
+    labels = torch.randint(0, VOCABULARY, (5,))
+    half = layer.half().weight
+    results = []
+    for dtype in (torch.float32, torch.float16):
+        layer.weight.data = half.to(dtype)
+        states = hidden.half().to(dtype).requires_grad_()
+        loss = head.head_loss(states, layer, labels) * 2.0**10
+        results.append(torch.autograd.grad(loss, states)[0].float())
+    assert (results[1] - results[0]).norm() < 2e-3 * results[0].norm()
+
+
+@pytest.mark.parametrize("fast_kernel", [True, False])
+def test_heads_are_repeated_where_no_fast_kernel_takes_groups(monkeypatch, fast_kernel):
+    asked = []
+    query, key = torch.randn(4, 4, 8), torch.randn(4, 2, 8)
+    batch = Segments.of((4,), torch.device("cpu")).batches[0]
+    expected = packed._attend((query, key, key), batch, None, 0.0, 2)
+
+    def attend(query, key, *args, **options):
+        asked.append((key.shape[1], options["enable_gqa"]))
+        return sdpa(query, key, *args, **options)
+
+    sdpa = functional.scaled_dot_product_attention
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", attend)
+    monkeypatch.setattr(packed, "_groups_are_fast", lambda *_: fast_kernel)
+    found = packed._attend((query, key, key), batch, None, 0.0, 2)
+    assert asked == [(2, True) if fast_kernel else (4, False)]
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_what_goes_to_the_card_is_pinned_first(monkeypatch):
+    """Or the copy would be waited for."""
+    calls = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda it: calls.append("pinned") or it)
+    monkeypatch.setattr(torch.Tensor, "to", lambda it, *_, **__: calls.append("copied") or it)
+    Segments.of((9, 8), torch.device("cuda"))
+    assert calls == ["pinned", "copied"]

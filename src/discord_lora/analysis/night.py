@@ -252,6 +252,4 @@ def plan_for(plan: NightPlan, seconds: float, learning_messages_per_step: int) -
         steps=steps,
         max_steps=steps,
     )
-    return Deadline(
-        shortened, plan.workday.run_time(plan.prices, steps), seconds, is_whole=False
-    )
+    return Deadline(shortened, plan.workday.run_time(plan.prices, steps), seconds, is_whole=False)

@@ -93,9 +93,7 @@ def show_memory(plan: NightPlan, console: Console) -> None:
         )
 
 
-def show_arithmetic(
-    plan: NightPlan, settings: Settings, console: Console, classic: float
-) -> None:
+def show_arithmetic(plan: NightPlan, settings: Settings, console: Console, classic: float) -> None:
     once = plan.choice(ONE_EPOCH)
     line = (
         f"{plan.messages:,} messages / ({settings.batch_size} x "

@@ -73,9 +73,7 @@ def strategies(messages: int, messages_per_step: int) -> list[Strategy]:
     an_epoch = choices[1].steps
     if an_epoch > TEST_STEPS:
         share = TEST_STEPS / an_epoch
-        choices.append(
-            Strategy("a test", messages, share, TEST_STEPS, 1.0, max_steps=TEST_STEPS)
-        )
+        choices.append(Strategy("a test", messages, share, TEST_STEPS, 1.0, max_steps=TEST_STEPS))
     for count, how in ((10_000, "best"), (5_000, "best"), (2_000, "hand-pick")):
         if count <= LARGEST_SHARE_KEPT * messages:
             name = f"{'hand-picked' if how == 'hand-pick' else 'the best'} {count:,}, three epochs"

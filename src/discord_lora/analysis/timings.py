@@ -1,4 +1,4 @@
-"""What was timed on this machine, kept for the next estimate: one JSON line a calibration or run."""
+"""What was timed on this machine, kept for the next estimate: a JSON line a calibration or run."""
 
 import json
 from collections.abc import Mapping

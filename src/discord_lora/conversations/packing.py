@@ -9,7 +9,7 @@ logits at      ^  ^  ^                 ^             only where the next token i
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -38,18 +38,19 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> "MicroBatch":
         """On the device; the copies may still be under way."""
-
-        def moved(tensor: Tensor) -> Tensor:
-            pinned = tensor.pin_memory() if device.type == "cuda" else tensor
-            return pinned.to(device, non_blocking=True)
-
         return MicroBatch(
-            moved(self.input_ids),
-            moved(self.position_ids),
-            moved(self.predictors),
-            moved(self.labels),
+            to_device(self.input_ids, device),
+            to_device(self.position_ids, device),
+            to_device(self.predictors, device),
+            to_device(self.labels, device),
             self.lengths,
         )
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy that may still be under way; from memory that is not pinned it would be waited for."""
+    pinned = tensor.pin_memory() if device.type == "cuda" else tensor
+    return pinned.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,46 @@ class TrainingPlan:
         return sum(example.targets for example in self.examples)
 
     @property
-    def _even_bounds(counts: np.ndarray, steps: int) -> list[int]:
+    def steps_per_epoch(self) -> int:
+        """63,000 messages at 16 a step are 3,938 steps."""
+        return steps_per_epoch(self.messages, self.messages_per_step)
+
+    def walk(self, first_step: int = 0) -> Iterator[list[TokenizedExample]]:
+        """The examples of each step from `first_step` (counted from 0) to the end of the run."""
+        step = first_step
+        while step < self.steps:
+            epoch, offset = divmod(self.skip_steps + step, self.steps_per_epoch)
+            for chosen in self._epoch(epoch)[offset : offset + self.steps - step]:
+                yield [self.examples[index] for index in chosen]
+                step += 1
+
+    def ends_epoch(self, step: int) -> bool:
+        """True if `step` (counted from 1) is the last one of a pass over the data."""
+        return (self.skip_steps + step) % self.steps_per_epoch == 0
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.examples))
+        counts = np.array([self.examples[index].targets for index in order])
+        bounds = _even_bounds(counts, self.steps_per_epoch)
+        return [order[a:b].tolist() for a, b in itertools.pairwise(bounds)]
+
+
+def plan_training(
+    examples: Sequence[TokenizedExample],
+    *,
+    messages_per_step: int,
+    epochs: float,
+    max_steps: int,
+    seed: int,
+    skip_steps: int = 0,
+) -> TrainingPlan:
+    """Plan a run. `epochs` may be a fraction; `max_steps` > 0 ends it earlier."""
+    messages = sum(example.targets for example in examples)
+    steps = steps_of_run(messages, messages_per_step, epochs, max_steps)
+    return TrainingPlan(examples, messages_per_step, seed, steps, skip_steps)
+
+
+def _even_bounds(counts: np.ndarray, steps: int) -> list[int]:
     """Cut a sequence of counts into `steps` non-empty runs of nearly equal sums."""
     steps = min(steps, len(counts))
     ends = np.cumsum(counts)
@@ -123,6 +163,13 @@ def divide(examples: Sequence[TokenizedExample], shares: int) -> list[list[Token
     return parts
 
 
+def shares(
+    examples: Sequence[TokenizedExample], count: int, token_budget: int, *, packing: bool = True
+) -> list[list[list[TokenizedExample]]]:
+    """The rows of each of `count` processes: a step divided, and each share packed."""
+    return [pack(part, token_budget, packing=packing) for part in divide(examples, count)]
+
+
 def collate(row: Sequence[TokenizedExample]) -> MicroBatch:
     """One row of examples as tensors; nothing is padded."""
     input_ids = np.concatenate([example.input_ids for example in row])
@@ -138,3 +185,9 @@ def collate(row: Sequence[TokenizedExample]) -> MicroBatch:
         labels=torch.from_numpy(input_ids[labels].astype(np.int64)),
         lengths=tuple(map(len, row)),
     )
+
+
+def idle_batch(examples: Sequence[TokenizedExample]) -> MicroBatch:
+    """A micro-batch that teaches nothing, for a process that only keeps the others company."""
+    batch = collate([min(examples, key=len)])
+    return replace(batch, predictors=batch.predictors[:0], labels=batch.labels[:0])

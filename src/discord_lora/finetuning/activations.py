@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from discord_lora.analysis.memory import ActivationBytes
 from discord_lora.conversations.packing import collate
+from discord_lora.finetuning.fast_paths import random_example
 from discord_lora.finetuning.head_loss import LOGITS_AT_ONCE
-from discord_lora.finetuning.training_model import TrainingModel, random_example
+from discord_lora.finetuning.training_model import TrainingModel
 
 PROBE_TOKENS = 96
 
@@ -65,11 +67,24 @@ def measure_activations(model: TrainingModel, optimizer_bytes: float) -> Activat
     )
 
 
+def gathered_bytes(model: TrainingModel) -> int:
+    """Bytes of weights that are whole in each process at one time, when they are sharded.
+
+    What lies outside the layers (embedding, head) stays from a pass's start to its end; of the
+    layers there is the one that is computed, and the next on its way.
+    """
+    size = model.causal_model.get_input_embeddings().weight.element_size()
+    numbers = [sum(p.numel() for p in layer.parameters()) for layer in checkpointing_layers(model)]
+    outside = sum(p.numel() for p in model.parameters()) - sum(numbers)
+    return int(size * (outside + 2 * max(numbers, default=0)))
+
+
 def _kept_bytes(
     model: nn.Module, layers: Sequence[nn.Module], forward: Callable[[], Tensor]
 ) -> tuple[int, int]:
     """Bytes that autograd keeps, inside the layers and outside; weights do not count."""
-    weights = {it.untyped_storage().data_ptr() for it in (*model.parameters(), *model.buffers())}
+    here = [it for it in (*model.parameters(), *model.buffers()) if not isinstance(it, DTensor)]
+    weights = {it.untyped_storage().data_ptr() for it in here}
     seen: dict[int, int] = {}
     bytes_inside = 0
     with _depth_of(layers) as depth:
@@ -77,8 +92,9 @@ def _kept_bytes(
         def keep(tensor: Tensor) -> Tensor:
             nonlocal bytes_inside
             storage = tensor.untyped_storage()
-            if storage.data_ptr() not in weights and storage.data_ptr() not in seen:
-                seen[storage.data_ptr()] = storage.nbytes()
+            address = storage.data_ptr()
+            if address not in weights and address not in seen and not _is_weight(tensor):
+                seen[address] = storage.nbytes()
                 bytes_inside += storage.nbytes() if depth() else 0
             # Not the tensor itself: what an operator keeps of its own output would hold the
             # operator, which holds it, and the probe's graph would never be freed.
@@ -91,6 +107,11 @@ def _kept_bytes(
         model.train(was_training)
     del loss  # until here everything that was seen had to stay alive: no address came twice
     return bytes_inside, sum(seen.values()) - bytes_inside
+
+
+def _is_weight(tensor: Tensor) -> bool:
+    """Sharded weights are gathered for the moment, so their addresses do not tell."""
+    return isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
+from torch import Tensor
 
 from discord_lora.adapter_folder import RunInfo, find_adapter, load_adapter, read_run_info
 from discord_lora.console import UserError
@@ -95,8 +96,10 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in names}
 
 
-def save_adapter(model: Any, info: RunInfo, folder: Path) -> None:
+def save_adapter(model: Any, weights: dict[str, Tensor], info: RunInfo, folder: Path) -> None:
     """Write adapter, `run.json` and model card aside, then put each in its place.
+
+    `weights` are the model's trainable ones by name, gathered where they are sharded.
 
     Raises:
         UserError: the folder cannot be written.
@@ -105,7 +108,9 @@ def save_adapter(model: Any, info: RunInfo, folder: Path) -> None:
     try:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        model.save_pretrained(str(aside), safe_serialization=True, save_embedding_layers=False)
+        model.save_pretrained(
+            str(aside), state_dict=weights, safe_serialization=True, save_embedding_layers=False
+        )
         info.write(aside)
         (aside / "README.md").write_text(model_card(info), encoding="utf-8", newline="\n")
         # run.json goes last: it is what makes the folder a finished adapter.

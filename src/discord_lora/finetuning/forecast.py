@@ -49,7 +49,9 @@ def forecast(settings: Settings, asked: Asked, console: Console) -> NightPlan:
     """
     card = find_card(asked.gpu) if asked.gpu else None
     if asked.gpu and card is None:
-        raise UserError(f"--gpu: {asked.gpu} is not known; there are {', '.join(near_names(asked.gpu))}.")
+        raise UserError(
+            f"--gpu: {asked.gpu} is not known; there are {', '.join(near_names(asked.gpu))}."
+        )
     if asked.gpu and asked.calibrate:
         raise UserError("--calibrate times the machine at hand; leave out --gpu.")
     say = plainly(console)

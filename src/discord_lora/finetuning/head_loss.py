@@ -16,12 +16,17 @@ LOGITS_AT_ONCE = 32 * 2**20
 """Logits that exist at one time: 128 MiB in fp32, whatever the vocabulary."""
 
 
+FP16_GAIN = 2.0**8
+"""fp16 has no numbers below 6e-8, and before the loss scale is applied most gradients are small."""
+
+
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor
     ) -> Tensor:
         wanted = ctx.needs_input_grad[0]
+        ctx.gain = FP16_GAIN if weight.dtype == torch.float16 else 1.0
         gradient = torch.empty_like(hidden) if wanted else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         rows = max(1, LOGITS_AT_ONCE // weight.shape[0])
@@ -39,6 +44,8 @@ class _HeadLoss(torch.autograd.Function):
             total += (highest - likely.amax(1).log() - of_label).sum()
             if gradient is not None:
                 likely.scatter_add_(1, label, likely.new_full(label.shape, -1.0))
+                if ctx.gain != 1.0:
+                    likely *= ctx.gain
                 torch.mm(likely.to(weight.dtype), weight, out=gradient[chunk])
         if gradient is not None:
             ctx.save_for_backward(gradient)
@@ -47,7 +54,8 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * scale.to(gradient.dtype), None, None, None
+        scaled = gradient.float() * (scale / ctx.gain)
+        return scaled.to(gradient.dtype), None, None, None
 
 
 _loss: Any = _HeadLoss.apply

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
-from discord_lora.conversations.packing import collate
 from discord_lora.finetuning.out_of_memory import in_pieces_that_fit
+from discord_lora.finetuning.processes import anywhere, is_sharded, smallest
 from discord_lora.finetuning.training_state import TrainingState
 
 
@@ -123,14 +123,6 @@ class _UnreadLosses:
         return float(losses[-1])
 
 
-def anywhere(accelerator: Accelerator, flag: bool) -> bool:
-    """True if the flag is up in any process: all of them have to leave the loop together."""
-    if accelerator.num_processes == 1:
-        return flag
-    flags = accelerator.gather(torch.tensor([flag], device=accelerator.device))
-    return bool(flags.any())
-
-
 def train_step(
     state: TrainingState, events: Events, step: int, examples: Sequence[TokenizedExample]
 ) -> StepResult:
@@ -179,15 +171,11 @@ def accumulate_gradients(state: TrainingState, examples: Sequence[TokenizedExamp
     accelerator = state.accelerator
     targets = sum(example.trained_tokens for example in examples)
     batches = state.micro_batches(examples)
-    # A process with nothing to do still has to meet the others where gradients are exchanged.
-    idle = not batches
-    if idle:
-        batches = [collate([examples[0]]).to(accelerator.device)]
     total = torch.zeros((), device=accelerator.device)
     for batch in batches:
         last = batch is batches[-1]
         with nullcontext() if last else accelerator.no_sync(state.model):
-            loss = state.model(batch) * (0.0 if idle else 1 / targets)
+            loss = state.model(batch) * (1 / targets)
             # Gradients are averaged over the processes; what is wanted is their sum.
             accelerator.backward(loss * accelerator.num_processes)
         total += loss.detach()
@@ -205,9 +193,15 @@ def evaluate(
     """
     if not state.validation:
         return None
-    return in_pieces_that_fit(
-        state, state.validation, lambda: _evaluate(state, watch), budget_halved
+    loss = in_pieces_that_fit(
+        state,
+        state.validation,
+        lambda: _evaluate(state, watch),
+        budget_halved,
+        may_repeat=not is_sharded(state.accelerator),
     )
+    state.token_budget = smallest(state.accelerator, state.token_budget)
+    return loss
 
 
 def _evaluate(state: TrainingState, watch: Callable[[int], None]) -> HeldOutLoss:

@@ -4,11 +4,14 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
-from discord_lora.conversations.packing import collate, pack
+from discord_lora.conversations.packing import collate, shares
+from discord_lora.finetuning.processes import is_sharded, smallest
 from discord_lora.finetuning.training_state import TrainingState
+from discord_lora.hardware import is_out_of_memory
 
 Result = TypeVar("Result")
 
@@ -18,7 +21,8 @@ def try_largest(
 ) -> int:
     """Pass the largest micro-batch of the rest of the run forth and back, and learn nothing.
 
-    What would run out of memory at hour nine does so now. Returns that micro-batch's tokens.
+    What would run out of memory at hour nine does so now, in each process by itself; they go on
+    with the smallest token budget that they found. Returns that micro-batch's tokens.
 
     Raises:
         UserError: a single example does not fit into memory.
@@ -26,23 +30,47 @@ def try_largest(
     steps = list(state.plan.walk(first_step))
 
     def attempt() -> int:
-        batches = (pack(step, state.token_budget, packing=state.packing) for step in steps)
-        row = max((row for rows in batches for row in rows), key=lambda row: sum(map(len, row)))
-        state.model.train()
-        with state.accelerator.no_sync(state.model):
-            state.accelerator.backward(state.model(collate(row).to(state.accelerator.device)))
+        row = largest_row(state, steps)
+        # The model itself: no exchange of gradients in which the others would wait in vain.
+        # (Sharded weights come in no other way; there memory that runs out ends the run.)
+        model = state.training_model
+        model.train()
+        state.accelerator.backward(model(collate(row).to(state.accelerator.device)))
         return sum(map(len, row))
 
+    taken = optimizer_states_to_come(state)
     longest = [max((example for step in steps for example in step), key=len)] if steps else []
-    tokens = in_pieces_that_fit(state, longest, attempt, budget_halved) if steps else 0
+    alone = not is_sharded(state.accelerator)
+    tokens = (
+        in_pieces_that_fit(state, longest, attempt, budget_halved, may_repeat=alone) if steps else 0
+    )
+    del taken
     state.optimizer.zero_grad(set_to_none=True)
+    state.token_budget = smallest(state.accelerator, state.token_budget)
     return tokens
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """True for the ways in which torch says so: on the CPU it has no exception of its own."""
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
+def optimizer_states_to_come(state: TrainingState) -> Tensor:
+    """As much memory as the first optimizer step will take; nothing if the states exist already."""
+    numbers = sum(parameter.numel() for parameter in state.trainable().values())
+    if is_sharded(state.accelerator):
+        numbers //= state.accelerator.num_processes
+    size = 0 if state.optimizer.state else round(numbers * state.optimizer_bytes)
+    return torch.empty(size, dtype=torch.uint8, device=state.accelerator.device)
+
+
+def largest_row(
+    state: TrainingState, steps: Sequence[Sequence[TokenizedExample]]
+) -> list[TokenizedExample]:
+    """The micro-batch of most tokens that any process will meet in these steps."""
+    count = state.accelerator.num_processes
+    rows = (
+        row
+        for step in steps
+        for share in shares(step, count, state.token_budget, packing=state.packing)
+        for row in share
+    )
+    return max(rows, key=lambda row: sum(map(len, row)))
 
 
 def in_pieces_that_fit(

@@ -17,9 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.backends import cuda as kernels
 from torch.nn import functional
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from discord_lora.conversations.packing import to_device
 
 NAME = "packed"
 """The implementation's name in transformers. It has no mask function there, so none is built."""
@@ -67,7 +70,7 @@ def _batch(lengths: Sequence[int], start: int, device: torch.device) -> PaddedBa
     slots = None
     if min(lengths) < longest:
         rows = [torch.arange(length) + row * longest for row, length in enumerate(lengths)]
-        slots = torch.cat(rows).to(device, non_blocking=True)
+        slots = to_device(torch.cat(rows), device)
     return PaddedBatch(start, start + sum(lengths), len(lengths), longest, slots)
 
 
@@ -168,14 +171,15 @@ def _attend(
     """Attention of one batch; `states` are query, key and value of (tokens, heads, size)."""
     query, key, value = (_heads(rows, batch) for rows in states)
     groups = query.shape[1] // key.shape[1]
-    if groups > 1 and not _groups_are_fast(query.device):
-        key, value = (rows.repeat_interleave(groups, dim=1) for rows in (key, value))
     banded = window is not None and window < batch.length
+    mask = _band(batch.length, window, query.device) if banded else None
+    if groups > 1 and not _groups_are_fast(query, key, value, mask, dropout):
+        key, value = (rows.repeat_interleave(groups, dim=1) for rows in (key, value))
     output = functional.scaled_dot_product_attention(
         query,
         key,
         value,
-        attn_mask=_band(batch.length, window, query.device) if banded else None,
+        attn_mask=mask,
         dropout_p=dropout,
         is_causal=not banded,
         scale=scaling,
@@ -194,10 +198,18 @@ def _heads(states: Tensor, batch: PaddedBatch) -> Tensor:
     return states.view(batch.count, batch.length, *states.shape[1:]).transpose(1, 2)
 
 
-def _groups_are_fast(device: torch.device) -> bool:
-    """Before Ampere only the kernel without grouped heads is fast; the other one is the slow
-    reference, which writes all scores down."""
-    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
+def _groups_are_fast(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float
+) -> bool:
+    """Whether a fast kernel of this card takes grouped heads.
+
+    If none does, as before Ampere, with a mask, or with large or unequal sizes, SDPA would fall
+    back to the slow reference, which writes all scores down. Torch knows its own rules best.
+    """
+    if query.device.type != "cuda":
+        return True
+    asked = kernels.SDPAParams(query, key, value, mask, dropout, mask is None, True)
+    return kernels.can_use_flash_attention(asked) or kernels.can_use_efficient_attention(asked)
 
 
 def _band(length: int, window: int | None, device: torch.device) -> Tensor:

@@ -21,6 +21,7 @@ from discord_lora.finetuning.adapter import attach_adapter, library_versions, sa
 from discord_lora.finetuning.checkpoints import load_newest, save_checkpoint
 from discord_lora.finetuning.loop import Events, HeldOutLoss, evaluate, fit
 from discord_lora.finetuning.out_of_memory import try_largest
+from discord_lora.finetuning.processes import is_sharded
 from discord_lora.finetuning.run_folder import RunFolder
 from discord_lora.finetuning.run_log import RunLog
 from discord_lora.finetuning.training_model import TrainingModel
@@ -64,9 +65,15 @@ class Session:
             UserError: model, adapter settings or memory do not fit.
         """
         hardware = detect_hardware(PartialState().local_process_index)
-        optimizer_name(settings, on_cuda=hardware.is_cuda)
         accelerator = make_accelerator(settings, hardware, folder.path.name)
-        model = load_base_model(location, hardware, settings.quantization)
+        sharded = is_sharded(accelerator)
+        optimizer_name(settings, on_cuda=hardware.is_cuda, sharded=sharded)
+        model = load_base_model(
+            location,
+            hardware,
+            settings.quantization,
+            sharded_over=accelerator.num_processes if sharded else 0,
+        )
         model = TrainingModel(attach_adapter(model, settings))
         state = build_state(model, plan, dataset, settings, accelerator, hardware, plainly(console))
         info = RunInfo(
@@ -152,16 +159,21 @@ class Session:
         self._measure(log, "trained", self.state.plan.steps, stop_requested)
         self.info.steps = self.state.plan.steps
         self.info.losses = self.losses
+        weights = {
+            name.removeprefix("model."): weight
+            for name, weight in self.state.whole_weights().items()
+        }
         if self.state.accelerator.is_main_process:
-            save_adapter(self.state.training_model.model, self.info, self.folder.path)
+            save_adapter(self.state.training_model.model, weights, self.info, self.folder.path)
         self.state.accelerator.wait_for_everyone()
         return self.folder.path
 
     def _save(self, log: RunLog, step: int) -> None:
         accelerator = self.state.accelerator
         with log.aside():
+            checkpoint = snapshot(self.state, step, self.progress)
             if accelerator.is_main_process:
-                save_checkpoint(self.folder.checkpoints, snapshot(self.state, step, self.progress))
+                save_checkpoint(self.folder.checkpoints, checkpoint)
             accelerator.wait_for_everyone()
 
     def _measure(

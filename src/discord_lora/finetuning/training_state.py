@@ -1,24 +1,47 @@
 """What one run works on: built from settings and model, saved and restored as a checkpoint."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import get_scheduler
 
 from discord_lora.analysis.memory import RESERVE_BYTES, MemoryPlan, plan_memory
 from discord_lora.console import UserError
 from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.examples import TokenizedExample
-from discord_lora.conversations.packing import MicroBatch, TrainingPlan, collate, divide, pack
-from discord_lora.finetuning.activations import checkpoint_layers, measure_activations
+from discord_lora.conversations.packing import (
+    MicroBatch,
+    TrainingPlan,
+    collate,
+    divide,
+    idle_batch,
+    shares,
+)
+from discord_lora.finetuning.activations import (
+    checkpoint_layers,
+    gathered_bytes,
+    measure_activations,
+)
 from discord_lora.finetuning.checkpoints import Checkpoint
-from discord_lora.finetuning.training_model import Paths, TrainingModel, choose_paths
-from discord_lora.hardware import Hardware
+from discord_lora.finetuning.fast_paths import Paths, choose_paths
+from discord_lora.finetuning.processes import (
+    is_sharded,
+    load_optimizer_state,
+    prepare_sharding,
+    sharded_like,
+    smallest,
+    whole,
+    whole_optimizer_state,
+)
+from discord_lora.finetuning.training_model import TrainingModel
+from discord_lora.hardware import Hardware, is_out_of_memory
 from discord_lora.settings import Settings
 
 
@@ -39,6 +62,8 @@ class TrainingState:
     """Tokens a micro-batch; halved when memory runs out."""
     packing: bool = True
     max_grad_norm: float = 1.0
+    optimizer_bytes: float = 8.0
+    """That the optimizer keeps for each trainable number."""
 
     @property
     def training_model(self) -> TrainingModel:
@@ -49,12 +74,22 @@ class TrainingState:
     def trainable(self) -> dict[str, Tensor]:
         return self.training_model.trainable()
 
+    def whole_weights(self) -> dict[str, Tensor]:
+        """The trainable weights on the CPU; all processes have to ask."""
+        weights = {name: whole(p.detach()) for name, p in self.trainable().items()}
+        return {name: weight.cpu().contiguous() for name, weight in weights.items()}
+
     def micro_batches(self, examples: Sequence[TokenizedExample]) -> list[MicroBatch]:
-        """This process's share of the examples, packed and on their way to its device."""
-        processes, index = self.accelerator.num_processes, self.accelerator.process_index
-        mine = divide(examples, processes)[index]
-        rows = pack(mine, self.token_budget, packing=self.packing)
-        return [collate(row).to(self.accelerator.device) for row in rows]
+        """This process's share of the examples, packed and on their way to its device.
+
+        As many for each process: they meet in the passes, where gradients are exchanged and
+        sharded weights gathered.
+        """
+        processes = self.accelerator.num_processes
+        rows = shares(examples, processes, self.token_budget, packing=self.packing)
+        batches = [collate(row) for row in rows[self.accelerator.process_index]]
+        batches += [idle_batch(examples) for _ in range(max(map(len, rows)) - len(batches))]
+        return [batch.to(self.accelerator.device) for batch in batches]
 
 
 def make_accelerator(settings: Settings, hardware: Hardware, run: str) -> Accelerator:
@@ -72,8 +107,10 @@ def make_accelerator(settings: Settings, hardware: Hardware, run: str) -> Accele
             project_dir=str(settings.logs_dir), logging_dir=str(logging_dir)
         ),
     )
+    prepare_sharding(accelerator, settings, hardware.dtype)
     if hardware.is_cuda:
         torch.set_float32_matmul_precision("high")  # TF32 where the card has it
+    hardware.stay_on_the_card()
     accelerator.init_trackers(run)
     return accelerator
 
@@ -89,7 +126,10 @@ def build_state(
 ) -> TrainingState:
     """Everything the loop works on: the model's fastest way, and pieces that fit into memory."""
     trainable = list(model.trainable().values())
-    optimizer = make_optimizer(trainable, settings, on_cuda=hardware.is_cuda)
+    optimizer_kind = optimizer_name(
+        settings, on_cuda=hardware.is_cuda, sharded=is_sharded(accelerator)
+    )
+    optimizer = make_optimizer(trainable, settings, optimizer_kind)
     scheduler = get_scheduler(
         settings.lr_scheduler,
         optimizer,
@@ -97,8 +137,9 @@ def build_state(
         num_training_steps=plan.steps,
     )
     prepared, optimizer = accelerator.prepare(model, optimizer)
-    paths = choose_paths(model)
-    memory = decide_memory(model, plan, settings, hardware)
+    with memory_for_a_first_pass():
+        paths = choose_paths(model, plan.examples)
+        memory = decide_memory(model, plan, settings, accelerator, hardware, optimizer_kind)
     checkpoint_layers(model, memory.checkpointed)
     for sentence in (*what_is_general(paths), str(memory)):
         say(sentence)
@@ -113,29 +154,60 @@ def build_state(
         token_budget=memory.token_budget,
         packing=settings.packing and paths.packing,
         max_grad_norm=settings.max_grad_norm,
+        optimizer_bytes=optimizer_bytes(optimizer_kind),
     )
 
 
+@contextmanager
+def memory_for_a_first_pass() -> Iterator[None]:
+    """Raises UserError where a few tokens are too many already."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            "BASE_MODEL: the model is loaded, and a first pass of a few tokens does not fit into "
+            "the memory that is left; close other programs, set QUANTIZATION=nf4 or choose a "
+            "smaller model."
+        ) from error
+
+
 def decide_memory(
-    model: TrainingModel, plan: TrainingPlan, settings: Settings, hardware: Hardware
+    model: TrainingModel,
+    plan: TrainingPlan,
+    settings: Settings,
+    accelerator: Accelerator,
+    hardware: Hardware,
+    optimizer_kind: str,
 ) -> MemoryPlan:
-    """Token budget and checkpointed layers, as set or as the free memory allows."""
-    in_8_bit = "8bit" in optimizer_name(settings, on_cuda=hardware.is_cuda)
-    activations = measure_activations(model, optimizer_bytes=2.0 if in_8_bit else 8.0)
+    """Token budget and checkpointed layers, as set or as the free memory allows.
+
+    The same for all processes: that of the one with the least memory, and of the largest share
+    of each step.
+    """
+    activations = measure_activations(model, optimizer_bytes(optimizer_kind))
     budget, checkpointing = settings.max_tokens_per_microbatch, settings.gradient_checkpointing
+    gathered = 0
+    if is_sharded(accelerator):
+        cast(FSDPModule, model).reshard()  # of what was gathered to be measured
+        gathered = gathered_bytes(model)
+    free = smallest(accelerator, hardware.free_bytes() - gathered)
     return plan_memory(
         activations,
-        hardware.free_bytes() - RESERVE_BYTES[hardware.device.type],
-        [sum(map(len, examples)) for examples in plan.walk()],
+        free - RESERVE_BYTES[hardware.device.type],
+        [
+            max(sum(map(len, part)) for part in divide(examples, accelerator.num_processes))
+            for examples in plan.walk()
+        ],
         max(map(len, plan.examples)),
         token_budget=None if budget == "auto" else budget,
         checkpointing=None if checkpointing == "auto" else checkpointing == "true",
     )
 
 
-def make_optimizer(parameters: list[Any], settings: Settings, *, on_cuda: bool) -> Any:
+def make_optimizer(parameters: list[Any], settings: Settings, name: str) -> Any:
     """AdamW of torch, or the 8-bit ones of bitsandbytes."""
-    name = optimizer_name(settings, on_cuda=on_cuda)
     options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     if name == "adamw":
         return torch.optim.AdamW(parameters, **options)
@@ -145,15 +217,22 @@ def make_optimizer(parameters: list[Any], settings: Settings, *, on_cuda: bool) 
     return kinds[name](parameters, **options)
 
 
-def optimizer_name(settings: Settings, *, on_cuda: bool) -> str:
+def optimizer_bytes(name: str) -> float:
+    """Two numbers for each trainable one: of one byte, or of four."""
+    return 2.0 if "8bit" in name else 8.0
+
+
+def optimizer_name(settings: Settings, *, on_cuda: bool, sharded: bool) -> str:
     """What OPTIMIZER means on this machine.
 
     Raises:
-        UserError: an 8-bit optimizer without a CUDA card.
+        UserError: an 8-bit optimizer without a CUDA card, or for sharded weights.
     """
     name = settings.optimizer
     if name == "auto":
-        return "paged_adamw_8bit" if on_cuda else "adamw"
+        return "paged_adamw_8bit" if on_cuda and not sharded else "adamw"
+    if name != "adamw" and sharded:
+        raise UserError(f"OPTIMIZER: {name} cannot be sharded (FSDP); set OPTIMIZER=auto.")
     if name != "adamw" and not on_cuda:
         raise UserError(f"OPTIMIZER: {name} needs a CUDA card; set OPTIMIZER=adamw or auto.")
     return name
@@ -173,15 +252,15 @@ def what_is_general(paths: Paths) -> list[str]:
 
 
 def snapshot(state: TrainingState, step: int, progress: dict[str, Any]) -> Checkpoint:
-    """Everything that `restore` needs to go on after `step`."""
+    """Everything that `restore` needs to go on after `step`; all processes have to ask."""
     scaler = state.accelerator.scaler
     if torch.cuda.is_available():
         # Paged optimizer states live in memory that the host may read only while the card rests.
         torch.cuda.synchronize()
     return Checkpoint(
         step=step,
-        weights={name: p.detach().cpu().contiguous() for name, p in state.trainable().items()},
-        optimizer=state.optimizer.state_dict(),
+        weights=state.whole_weights(),
+        optimizer=whole_optimizer_state(state.optimizer),
         scheduler=state.scheduler.state_dict(),
         scaler=scaler.state_dict() if scaler is not None else {},
         progress=progress,
@@ -192,8 +271,8 @@ def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
     """Put a checkpoint's state into a freshly built run."""
     with torch.no_grad():
         for name, parameter in state.trainable().items():
-            parameter.copy_(checkpoint.weights[name])
-    state.optimizer.load_state_dict(checkpoint.optimizer)
+            parameter.copy_(sharded_like(parameter, checkpoint.weights[name]))
+    load_optimizer_state(state.optimizer, checkpoint.optimizer)
     state.scheduler.load_state_dict(checkpoint.scheduler)
     if state.accelerator.scaler is not None and checkpoint.scaler:
         state.accelerator.scaler.load_state_dict(checkpoint.scaler)
