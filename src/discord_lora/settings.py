@@ -244,8 +244,12 @@ def _with_values(text: str, values: Mapping[str, str]) -> str:
             rf"^([ \t]*(?:export[ \t]+)?{key}[ \t]*=)[^#\r\n]*?([ \t]+#[^\r\n]*)?(?=\r?$)",
             re.MULTILINE | re.IGNORECASE,
         )
-        text, count = line.subn(lambda found, v=value: f"{found[1]}{v}{found[2] or ''}", text)
-        if not count:
+        found = line.search(text)
+        if found:
+            text = (
+                text[: found.start()] + f"{found[1]}{value}{found[2] or ''}" + text[found.end() :]
+            )
+        else:
             text += ("" if not text or text.endswith("\n") else newline) + f"{key}={value}{newline}"
     return text
 

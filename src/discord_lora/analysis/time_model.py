@@ -105,7 +105,8 @@ class TimeModel:
 
     def scaled(self, factor: float, source: Source) -> "TimeModel":
         """Everything `factor` times as slow: what a finished run teaches."""
-        return TimeModel(*(factor * value for value in self.as_tuple()), source=source)
+        step, micro_batch, token, squared_token, target = (factor * it for it in self.as_tuple())
+        return TimeModel(step, micro_batch, token, squared_token, target, source)
 
 
 def modelled(

@@ -11,7 +11,7 @@ import psutil
 from discord_lora.analysis.estimates import time_model_of
 from discord_lora.analysis.model_shapes import ModelShape
 from discord_lora.analysis.time_model import TimeModel, Work, fit
-from discord_lora.analysis.timings import Timing, deciding
+from discord_lora.analysis.timings import Timing, deciding, newest_timing
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.packing import collate, pack
 from discord_lora.finetuning.checkpoints import save_checkpoint
@@ -44,7 +44,7 @@ def calibrate(
         hardware: where it runs.
         progress: is called with the micro-batches done and all of them.
     """
-    start_up = time.time() - psutil.Process().create_time()
+    start_up = seconds_since_start()
     rows = chosen_rows(state)
     _timed(state, rows[-1], hardware)  # the first pass makes thread pools and fills caches
     step_seconds = statistics.median(_optimizer_seconds(state, hardware) for _ in range(3))
@@ -77,6 +77,42 @@ def chosen_rows(state: TrainingState) -> list[Row]:
         rows += pack(examples, state.token_budget, packing=state.packing)
     rows.sort(key=lambda row: sum(map(len, row)))
     return [rows[round(share * (len(rows) - 1))] for share in QUANTILES]
+
+
+def seconds_since_start() -> float:
+    """Of this program."""
+    return time.time() - psutil.Process().create_time()
+
+
+def timing_of_run(
+    state: TrainingState,
+    settings: Settings,
+    hardware: Hardware,
+    *,
+    seconds: float,
+    first_step: int,
+    largest_row: int,
+    start_up_seconds: float,
+    save_seconds: float,
+) -> Timing:
+    """What `seconds` of training since `first_step` say: everything as much slower or faster.
+
+    How micro-batches, tokens and targets share the time is taken from what was known before.
+    """
+    steps = list(state.plan.walk(first_step))
+    rows = (row for step in steps for row in pack(step, state.token_budget, packing=state.packing))
+    before = newest_timing(settings.logs_dir, hardware.description, settings)
+    prices = before.time if before else modelled_time(state, settings, hardware)
+    factor = seconds / prices.seconds(Work.of(rows, steps=len(steps)))
+    return timing_of(
+        state,
+        settings,
+        hardware,
+        prices.scaled(factor, "measured here"),
+        largest_row=largest_row,
+        start_up_seconds=start_up_seconds,
+        save_seconds=save_seconds,
+    )
 
 
 def timing_of(

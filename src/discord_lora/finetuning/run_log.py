@@ -80,6 +80,11 @@ class RunLog:
         self.console.print(sentence, markup=False)
 
     @property
+    def training_seconds(self) -> float:
+        """So far, without what was done aside."""
+        return time.perf_counter() - self.started - self.paused
+
+    @property
     def memory(self) -> str:
         used, total = self.hardware.used_bytes(), self.hardware.total_bytes
         return f"memory {used / 1e9:.1f} of {total / 1e9:.1f} GB"
@@ -97,7 +102,7 @@ class RunLog:
         self.progress.update(self.bar, description=f"training, loss {loss:.3f}")
         if result.step % self.log_every_steps and result.step != self.steps:
             return
-        elapsed = time.perf_counter() - self.started - self.paused
+        elapsed = self.training_seconds
         rate = elapsed / (result.step - self.first_step)
         line = (
             f"step {result.step:,} of {self.steps:,}  loss {loss:.4f}  "

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,11 +14,13 @@ from accelerate import PartialState
 from rich.console import Console
 
 from discord_lora.adapter_folder import RunInfo
+from discord_lora.analysis.timings import add_timing
 from discord_lora.base_model import load_base_model
 from discord_lora.console import Interrupted, plainly
 from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.packing import TrainingPlan
 from discord_lora.finetuning.adapter import attach_adapter, library_versions, save_adapter
+from discord_lora.finetuning.calibration import seconds_since_start, timing_of_run
 from discord_lora.finetuning.checkpoints import load_newest, save_checkpoint
 from discord_lora.finetuning.loop import Events, HeldOutLoss, evaluate, fit
 from discord_lora.finetuning.out_of_memory import try_largest
@@ -36,6 +39,9 @@ from discord_lora.finetuning.training_state import (
 from discord_lora.hardware import Hardware, detect_hardware
 from discord_lora.settings import Settings
 
+LEAST_STEPS_TIMED = 20
+"""Fewer steps say little about the next run."""
+
 
 @dataclass(slots=True)
 class Session:
@@ -47,6 +53,8 @@ class Session:
     settings: Settings
     hardware: Hardware
     losses: dict[str, float] = field(default_factory=dict)
+    save_seconds: float = 0.0
+    """Of the last checkpoint."""
 
     @classmethod
     def open(
@@ -143,6 +151,7 @@ class Session:
         with log.aside():
             tokens = try_largest(self.state, log.budget_halved, first_step)
         log.say(f"the largest micro-batch, {tokens:,} tokens, fits: {log.memory}")
+        start_up = seconds_since_start()
         if "base_nats_per_token" not in self.losses:
             self._measure(log, "base", 0, stop_requested)
         events = Events(
@@ -156,6 +165,7 @@ class Session:
         )
         if not fit(self.state, events, first_step):
             raise Interrupted("Stopped and saved. Run the same command again to go on.")
+        self._keep_timing(log.training_seconds, first_step, tokens, start_up)
         self._measure(log, "trained", self.state.plan.steps, stop_requested)
         self.info.steps = self.state.plan.steps
         self.info.losses = self.losses
@@ -168,13 +178,34 @@ class Session:
         self.state.accelerator.wait_for_everyone()
         return self.folder.path
 
+    def _keep_timing(
+        self, seconds: float, first_step: int, largest_row: int, start_up_seconds: float
+    ) -> None:
+        """What this run took, for the next estimate."""
+        done = self.state.plan.steps - first_step
+        if self.state.accelerator.num_processes > 1 or done < LEAST_STEPS_TIMED:
+            return
+        timing = timing_of_run(
+            self.state,
+            self.settings,
+            self.hardware,
+            seconds=seconds,
+            first_step=first_step,
+            largest_row=largest_row,
+            start_up_seconds=start_up_seconds,
+            save_seconds=self.save_seconds,
+        )
+        add_timing(self.settings.logs_dir, timing)
+
     def _save(self, log: RunLog, step: int) -> None:
         accelerator = self.state.accelerator
+        began = time.perf_counter()
         with log.aside():
             checkpoint = snapshot(self.state, step, self.progress)
             if accelerator.is_main_process:
                 save_checkpoint(self.folder.checkpoints, checkpoint)
             accelerator.wait_for_everyone()
+        self.save_seconds = time.perf_counter() - began
 
     def _measure(
         self, log: RunLog, name: str, step: int, stop_requested: Callable[[], bool]
