@@ -57,7 +57,7 @@ def night(messages, *, timing=None, seconds_per_step=None, settings=SETTINGS):
     day = workday(rows, [[Example(160, 100)] * 4], settings.save_every_steps)
     made = fit_data(MISTRAL, Machine.of_card(find_card("2080 ti")), settings, [640], 160)
     return plan_night(
-        settings, day, made, messages=messages, largest_row=320, timing=timing,
+        settings, day, made, messages=messages, as_set=day.epoch, largest_row=320, timing=timing,
         seconds_per_step=seconds_per_step,
     )  # fmt: skip
 

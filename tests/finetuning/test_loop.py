@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 from transformers import get_scheduler
 
+from discord_lora.analysis.memory import ActivationBytes, MemoryPlan
 from discord_lora.console import UserError
 from discord_lora.conversations.build import build_conversations
 from discord_lora.conversations.examples import Limits, make_examples
@@ -53,6 +54,7 @@ def make_state(*, dropout=0.0, packing=True, budget=400, epochs=1.0, rate=1e-2, 
         scheduler=scheduler,
         plan=plan,
         validation=examples[:6],
+        memory=MemoryPlan(budget, 0, 0.0, ActivationBytes(2, 100.0, 10.0, 10.0)),
         token_budget=budget,
         packing=packing,
     )

@@ -75,15 +75,16 @@ class Workday:
     steps_per_epoch: int
     save_every_steps: int
 
-    def run_time(self, prices: Prices, steps: int) -> RunTime:
-        """Of a run of so many steps of the same kind."""
+    def run_time(self, prices: Prices, steps: int, work: Work | None = None) -> RunTime:
+        """Of a run of so many steps; `work` if it is known to the token, else steps as usual."""
         epochs = steps / self.steps_per_epoch
+        work = work or self.epoch.times(epochs)
         # Before the first step, after the last one, and after each epoch in between.
         measured = 1 + max(1, math.ceil(round(epochs, 6)))
         saves = math.ceil(steps / self.save_every_steps)
         return RunTime(
             start_up=prices.start_up_seconds,
-            training=prices.time.seconds(self.epoch.times(epochs)),
+            training=prices.time.seconds(work),
             validation=measured * prices.time.evaluation_seconds(self.validation),
             saving=saves * prices.save_seconds,
             source=prices.source,
@@ -123,6 +124,12 @@ class NightPlan:
     recommendation: Recommendation
     workday: Workday
     messages: int
+    as_set: Work
+    """Of the run that the settings describe now."""
+
+    @property
+    def as_set_time(self) -> RunTime:
+        return self.workday.run_time(self.prices, round(self.as_set.steps), self.as_set)
 
     def choice(self, name: str) -> Choice:
         return next(choice for choice in self.choices if choice.strategy.name == name)
@@ -139,6 +146,7 @@ def plan_night(
     made: Fit,
     *,
     messages: int,
+    as_set: Work,
     largest_row: int,
     timing: Timing | None = None,
     seconds_per_step: float | None = None,
@@ -151,6 +159,7 @@ def plan_night(
         day: the work of one epoch.
         made: how the model fits the machine.
         messages: that are trained on in one epoch.
+        as_set: the work of the run that the settings describe.
         largest_row: tokens of the largest micro-batch.
         timing: found on this machine, with this model and these settings.
         seconds_per_step: what the user knows of another trainer; the classic arithmetic then.
@@ -175,6 +184,7 @@ def plan_night(
         recommendation=recommend([c.strategy for c in choices], looks_filtered=looks_filtered),
         workday=day,
         messages=messages,
+        as_set=as_set,
     )
 
 

@@ -70,6 +70,12 @@ def show_plan(plan: NightPlan, settings: Settings, console: Console, *, classic:
     console.print(f"Recommended: {recommendation.strategy.name}. {recommendation.reason}")
     if recommendation.warning:
         console.print(recommendation.warning)
+    if not classic:
+        taken = plan.as_set_time
+        console.print(
+            f"As it is set now: {plan.as_set.steps:,.0f} steps, {duration(taken.low)} to "
+            f"{duration(taken.high)}."
+        )
     console.print("In .env:  " + "  ".join(env_lines(plan, settings)), markup=False)
 
 

@@ -81,7 +81,7 @@ def chosen_rows(state: TrainingState) -> list[Row]:
 
 def seconds_since_start() -> float:
     """Of this program."""
-    return time.time() - psutil.Process().create_time()
+    return float(time.time() - psutil.Process().create_time())
 
 
 def timing_of_run(

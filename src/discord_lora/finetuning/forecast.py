@@ -1,6 +1,6 @@
 """From settings and data to the plan of the night: what would be trained, on what, for how long."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -9,6 +9,7 @@ from discord_lora.analysis.cards import find_card, near_names
 from discord_lora.analysis.estimates import Fit, Machine
 from discord_lora.analysis.model_shapes import MODELS, ModelShape
 from discord_lora.analysis.night import NightPlan, Workday, fit_data, plan_night, workday
+from discord_lora.analysis.time_model import Work
 from discord_lora.analysis.timings import Timing, add_timing, newest_timing
 from discord_lora.base_model import (
     load_base_model,
@@ -19,6 +20,7 @@ from discord_lora.base_model import (
 from discord_lora.console import UserError, make_progress, plainly
 from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.dataset_cache import open_dataset
+from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.packing import TrainingPlan, pack, plan_training
 from discord_lora.finetuning.adapter import attach_adapter
 from discord_lora.finetuning.calibration import calibrate
@@ -58,25 +60,22 @@ def forecast(settings: Settings, asked: Asked, console: Console) -> NightPlan:
     dataset = open_with_any_tokenizer(settings, say)
     hardware = detect_hardware()
     machine = Machine.of_card(card) if card else hardware.machine()
-    epoch = plan_training(
-        dataset.training_examples,
-        messages_per_step=settings.messages_per_step,
-        epochs=1.0,
-        max_steps=0,
-        seed=settings.seed,
-    )
+    epoch = plan_of(settings, dataset, epochs=1.0, max_steps=0)
+    run = plan_of(settings, dataset, epochs=settings.epochs, max_steps=settings.max_steps)
     shape = model_shape(settings.base_model, say)
     if asked.calibrate:
         add_timing(settings.logs_dir, calibrated(settings, dataset, epoch, hardware, console))
     at_hand = card is None or card == find_card(hardware.name)
     timing = newest_timing(settings.logs_dir, hardware.description, settings) if at_hand else None
-    made, day, largest_row = look_ahead(settings, dataset, epoch, shape, machine, timing)
+    made, day = look_ahead(settings, dataset, epoch, shape, machine)
+    rows = [row for step in steps_in_rows(settings, run, made.plan.token_budget) for row in step]
     return plan_night(
         settings,
         day,
         made,
         messages=epoch.messages,
-        largest_row=largest_row,
+        as_set=Work.of(rows, steps=run.steps),
+        largest_row=max(sum(map(len, row)) for row in rows),
         timing=timing,
         seconds_per_step=asked.seconds_per_step,
         looks_filtered=asked.looks_filtered,
@@ -99,25 +98,40 @@ def open_with_any_tokenizer(settings: Settings, say: Callable[[str], None]) -> D
     return open_dataset(stand_in, tokenizer_of(SAMPLE_MODEL_NAME), say)
 
 
+def plan_of(
+    settings: Settings, dataset: Dataset, *, epochs: float, max_steps: int
+) -> TrainingPlan:
+    return plan_training(
+        dataset.training_examples,
+        messages_per_step=settings.messages_per_step,
+        epochs=epochs,
+        max_steps=max_steps,
+        seed=settings.seed,
+    )
+
+
 def look_ahead(
     settings: Settings,
     dataset: Dataset,
     epoch: TrainingPlan,
     shape: ModelShape,
     machine: Machine,
-    timing: Timing | None,
-) -> tuple[Fit, Workday, int]:
-    """How the model fits, one epoch's work, and the tokens of its largest micro-batch."""
-    steps = list(epoch.walk())
-    tokens = [sum(map(len, examples)) for examples in steps]
+) -> tuple[Fit, Workday]:
+    """How the model fits, and one epoch's work."""
+    tokens = [sum(map(len, examples)) for examples in epoch.walk()]
     made = fit_data(shape, machine, settings, tokens, max(map(len, epoch.examples)))
     budget = made.plan.token_budget
-    if timing is not None and settings.max_tokens_per_microbatch == "auto":
-        budget = min(budget, max(tokens))
-    rows = [pack(examples, budget, packing=settings.packing) for examples in steps]
     held_out = pack(dataset.validation_examples, budget, packing=settings.packing)
-    largest = max(sum(map(len, row)) for step in (*rows, held_out) for row in step)
-    return made, workday(rows, held_out, settings.save_every_steps), largest
+    rows = steps_in_rows(settings, epoch, budget)
+    return made, workday(rows, held_out, settings.save_every_steps)
+
+
+def steps_in_rows(
+    settings: Settings, plan: TrainingPlan, token_budget: int
+) -> Iterator[list[list[TokenizedExample]]]:
+    """The micro-batches of each step, as training will pack them."""
+    for examples in plan.walk():
+        yield pack(examples, token_budget, packing=settings.packing)
 
 
 def calibrated(

@@ -1,0 +1,214 @@
+"""Predicted against measured: time and memory of whole runs, before and after calibration.
+
+    python benchmarks/prediction.py
+
+Each case is a real run of the sample model on the sample chat, as a program of its own. Before it
+the plan is made twice: from formulas alone, and after `--calibrate`. The time is that of the whole
+program, start to end; the memory the most that it held. About five minutes a case on two cores,
+and nothing else should run meanwhile.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+
+from rich import box  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from discord_lora.console import UserError, make_console, plainly, run_script  # noqa: E402
+
+EXAMPLES = """
+examples:
+  python benchmarks/prediction.py                     all eight cases
+  python benchmarks/prediction.py --only 1,4 --steps 40
+"""
+
+PERSONA = "gentle.bison"
+SHORT_CHARACTERS = 25
+"""About the median message of the sample chat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One run."""
+
+    voice: str
+    messages: str
+    """`all`, `short` or `long`."""
+    checkpointing: str
+    token_budget: str
+
+    @property
+    def name(self) -> str:
+        layers = "checkpointed" if self.checkpointing == "true" else "kept"
+        return f"{self.voice}, {self.messages}, {layers}, budget {self.token_budget}"
+
+
+CASES = (
+    Case("server", "all", "false", "auto"),
+    Case("server", "all", "true", "auto"),
+    Case("server", "all", "false", "128"),
+    Case("server", "short", "false", "auto"),
+    Case("server", "long", "false", "auto"),
+    Case("persona", "all", "false", "auto"),
+    Case("persona", "all", "true", "auto"),
+    Case("persona", "long", "false", "128"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """Before a run."""
+
+    seconds: float
+    peak_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One case, done."""
+
+    case: Case
+    modelled: Predicted
+    calibrated: Predicted
+    seconds: float
+    peak_bytes: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--steps", type=int, default=100, metavar="N", help="(default: 100)")
+    parser.add_argument("--only", default="", metavar="NUMBERS", help="cases, such as 1,4")
+    arguments = parser.parse_args()
+    console = make_console()
+    with tempfile.TemporaryDirectory(prefix="discord-lora-") as folder:
+        files = data_files(Path(folder), console)
+        done = []
+        for number, case in enumerate(CASES, start=1):
+            if arguments.only and str(number) not in arguments.only.split(","):
+                continue
+            console.print(f"{number}: {case.name}", markup=False)
+            done.append(compare(case, files[case.messages], Path(folder, str(number)), arguments.steps))
+            show(done, console, arguments.steps)
+
+
+def data_files(folder: Path, console: Console) -> dict[str, Path]:
+    """The sample chat, and its shorter and its longer messages."""
+    from discord_lora.messages.prepare import PrepareOptions, prepare
+    from discord_lora.messages.training_data import read_training_data, write_line
+    from discord_lora.sample import sample_chat_export
+
+    files = {name: folder / f"{name}.jsonl" for name in ("all", "short", "long")}
+    prepare(PrepareOptions((sample_chat_export(ROOT, plainly(console)),), files["all"]))
+    messages = read_training_data(files["all"]).messages
+    for name, wanted in (("short", True), ("long", False)):
+        with files[name].open("wb") as stream:
+            for message in messages:
+                if (len(message.text) <= SHORT_CHARACTERS) == wanted:
+                    write_line(stream, message)
+    return files
+
+
+def compare(case: Case, data: Path, folder: Path, steps: int) -> Compared:
+    """Plan twice, then run."""
+    settings = {
+        "training_data_path": data,
+        "persona": PERSONA if case.voice == "persona" else "",
+        "gradient_checkpointing": case.checkpointing,
+        "max_tokens_per_microbatch": case.token_budget,
+        "max_steps": steps,
+        "max_validation_messages": 100,
+        "learning_rate": 1e-3,
+        "output_dir": folder / "adapters",
+        "logs_dir": folder / "logs",
+    }
+    modelled, calibrated = (in_a_process(settings, calibrate) for calibrate in (False, True))
+    seconds, peak_bytes = run(settings)
+    return Compared(case, modelled, calibrated, seconds, peak_bytes)
+
+
+def in_a_process(settings: dict[str, Any], calibrate: bool) -> Predicted:
+    """A plan, made where no earlier one has grown the memory."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(predict, settings, calibrate).result()
+
+
+def predict(overrides: dict[str, Any], calibrate: bool) -> Predicted:
+    from discord_lora.finetuning.forecast import Asked, forecast
+    from discord_lora.settings import load_settings
+
+    settings = load_settings(overrides, env_file=None)
+    plan = forecast(settings, Asked(calibrate=calibrate), make_console(quiet=True))
+    return Predicted(plan.as_set_time.total, plan.peak_bytes)
+
+
+def run(settings: dict[str, Any]) -> tuple[float, float]:
+    """Seconds and peak bytes of training as a program of its own.
+
+    Raises:
+        UserError: it failed.
+    """
+    words = [str(ROOT / "training" / "train_lora.py"), "--fresh"]
+    for name, value in settings.items():
+        words += ["--" + name.replace("_", "-"), str(value)]
+    began = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL, cwd=ROOT)
+    peak = wait(process)
+    if process.returncode:
+        raise UserError(f"The run ended with {process.returncode}; see its lines above.")
+    return time.perf_counter() - began, peak
+
+
+def wait(process: "subprocess.Popen[bytes]") -> float:
+    """Until it ends; returns the most bytes that it held."""
+    if sys.platform == "win32":
+        import psutil
+
+        looked, peak = psutil.Process(process.pid), 0
+        while process.poll() is None:
+            peak = max(peak, looked.memory_info().peak_wset)
+            time.sleep(0.2)
+        return peak
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def show(done: list[Compared], console: Console, steps: int) -> None:
+    """Ratios of predicted to measured, so that 1.00 is right."""
+    table = Table(title=f"whole runs of {steps} steps: predicted / measured", box=box.ASCII)
+    table.add_column("run")
+    for heading in ("seconds", "modelled", "calibrated", "GB", "modelled", "calibrated"):
+        table.add_column(heading, justify="right")
+    for one in done:
+        table.add_row(
+            one.case.name,
+            f"{one.seconds:.0f}",
+            f"{one.modelled.seconds / one.seconds:.2f}",
+            f"{one.calibrated.seconds / one.seconds:.2f}",
+            f"{one.peak_bytes / 1e9:.2f}",
+            f"{one.modelled.peak_bytes / one.peak_bytes:.2f}",
+            f"{one.calibrated.peak_bytes / one.peak_bytes:.2f}",
+        )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    run_script(lambda: main())

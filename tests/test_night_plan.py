@@ -1,0 +1,81 @@
+"""The plan of the night as people ask for it, on a tiny model."""
+
+import json
+
+import pytest
+
+from discord_lora.analysis.timings import newest_timing
+from discord_lora.hardware import detect_hardware
+from discord_lora.settings import load_settings
+from run_scripts import run_here, tiny_model_folder, write_chat
+
+ANALYZE, TRAIN = "scripts/analyze_training_data.py", "training/train_lora.py"
+
+
+@pytest.fixture
+def words(tmp_path):
+    """Settings as options: 400 invented messages, a tiny model, everything below `tmp_path`."""
+    chosen = {
+        "training_data_path": write_chat(tmp_path / "chat.jsonl", 400),
+        "base_model": tiny_model_folder(tmp_path),
+        "logs_dir": tmp_path / "logs",
+        "max_seq_length": 256,
+        "gradient_accumulation_steps": 4,
+    }
+    return [word for key, value in chosen.items() for word in ("--" + key.replace("_", "-"), value)]
+
+
+def settings_of(words):
+    names = [str(word).removeprefix("--").replace("-", "_") for word in words[::2]]
+    return load_settings(dict(zip(names, words[1::2], strict=True)), env_file=None)
+
+
+def test_a_plan_is_modelled_until_it_is_calibrated(words, monkeypatch, capsys):
+    assert run_here(monkeypatch, ANALYZE, *words) == 0
+    said = capsys.readouterr().out
+    assert "(modelled: within a factor of 1.5)" in said
+    assert "Recommended: " in said
+    assert run_here(monkeypatch, ANALYZE, *words, "--calibrate") == 0
+    assert "(calibrated: within a factor of 1.1)" in capsys.readouterr().out
+    settings = settings_of(words)
+    timing = newest_timing(settings.logs_dir, detect_hardware().description, settings)
+    assert timing.time.source == "calibrated"
+    assert min(timing.time.as_tuple()) >= 0
+    assert timing.base_bytes > 0
+    assert timing.start_up_seconds > 0
+
+
+def test_a_finished_run_leaves_its_timing(words, tmp_path, monkeypatch, capsys):
+    run = [*words, "--output-dir", tmp_path / "adapters", "--max-steps", 20]
+    assert run_here(monkeypatch, TRAIN, *run) == 0
+    settings = settings_of(words)
+    timing = newest_timing(settings.logs_dir, detect_hardware().description, settings)
+    assert timing.time.source == "measured here"
+    assert timing.save_seconds > 0
+    assert run_here(monkeypatch, ANALYZE, *words) == 0
+    assert "(measured here: within" in capsys.readouterr().out
+
+
+def test_another_card_is_planned_without_having_it(words, monkeypatch, capsys):
+    assert run_here(monkeypatch, ANALYZE, *words, "--gpu", "rtx 2080 ti") == 0
+    said = capsys.readouterr().out
+    assert "on RTX 2080 Ti" in said
+    assert run_here(monkeypatch, ANALYZE, *words, "--gpu", "RTX 2080 Tie") == 2
+    assert "RTX 2080 Ti" in capsys.readouterr().err
+    assert run_here(monkeypatch, ANALYZE, *words, "--gpu", "A100", "--calibrate") == 2
+
+
+def test_the_recommendation_goes_into_env(words, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "my.env"
+    path.write_text("# mine\nEPOCHS=9\n")
+    more = ["--env-file", path, "--hours", 20, "--write-env"]
+    assert run_here(monkeypatch, ANALYZE, *words, *more) == 0
+    assert "There is time for all of it" in capsys.readouterr().out
+    assert path.read_text().splitlines()[:2] == ["# mine", "EPOCHS=3"]
+    assert path.with_name("my.env.backup").read_text() == "# mine\nEPOCHS=9\n"
+
+
+def test_lines_of_timings_are_plain_data(words, monkeypatch):
+    assert run_here(monkeypatch, ANALYZE, *words, "--calibrate") == 0
+    lines = (settings_of(words).logs_dir / "timings.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["time"]["source"] == "calibrated"
