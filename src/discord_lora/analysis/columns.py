@@ -77,6 +77,7 @@ class MessageColumns:
     frame: pl.DataFrame
     account: TrainingData = field(default_factory=TrainingData)
     ready: pl.Series | None = None
+    files: tuple[Path, ...] = ()
 
 
 @without_cycle_collection()
@@ -102,6 +103,7 @@ def read_columns(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -
     if not len(columns.frame):
         refuse_nothing_readable(columns.account, path)
     columns.account.warnings.extend(context.what_was_made_up(str(path)))
+    columns.files = (path,)
     return columns
 
 

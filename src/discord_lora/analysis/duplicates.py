@@ -45,6 +45,9 @@ class Duplicates:
     first: npt.NDArray[np.bool_]
     """The first message of its group; the others are what dropping near repeats would drop."""
 
+    first_exact: npt.NDArray[np.bool_]
+    """The first message with exactly this text."""
+
 
 def find_duplicates(content: pl.Series, words: Words) -> Duplicates:
     """Count each message's copies and near copies, itself included."""
@@ -63,6 +66,7 @@ def find_duplicates(content: pl.Series, words: Words) -> Duplicates:
         near_copies=sizes[group].astype(np.int64),
         group=group,
         first=group == np.arange(len(content)),
+        first_exact=first[text_of] == np.arange(len(content)),
     )
 
 
