@@ -6,7 +6,9 @@ line through the careful reader.
 """
 
 import io
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -39,7 +41,8 @@ from discord_lora.messages.training_data import (
     take,
 )
 
-_BLOCK_BYTES = 16 << 20
+_BLOCK_BYTES = 8 << 20
+_THREADS = 2
 _BATCH = 50_000
 _NOT_BLANK = r"[^\s\x1c-\x1f]"
 """A character that Python's `str.strip` would leave."""
@@ -94,9 +97,11 @@ def read_columns(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -
             stream.seek(0)
             encoding = detect_encoding(head)
             if encoding.startswith("utf-8") and is_json_lines(head, encoding):
-                for block in _blocks(stream):
-                    reader.take_block(block)
-                    on_bytes(stream.tell())
+                done = 0
+                for block, fast in _read_ahead(_blocks(stream)):
+                    reader.take_block(block, fast)
+                    done += len(block)
+                    on_bytes(done)
             else:
                 reader.take_records(records)
     columns = reader.finish()
@@ -131,6 +136,45 @@ def _blocks(stream: BinaryIO) -> Iterator[bytes]:
         yield rest
 
 
+def _count_lines(block: bytes) -> int:
+    return block.count(b"\n") + (not block.endswith(b"\n"))
+
+
+def _read_ahead(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, pl.DataFrame]]:
+    """Each block with its plain lines; the next one is read meanwhile by the other core."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        waiting: deque[tuple[bytes, Future[pl.DataFrame]]] = deque()
+        for block in blocks:
+            waiting.append((block, pool.submit(_plain_rows, block)))
+            if len(waiting) > _THREADS:
+                first, rows = waiting.popleft()
+                yield first, rows.result()
+        for first, rows in waiting:
+            yield first, rows.result()
+
+
+def _plain_rows(block: bytes) -> pl.DataFrame:
+    """The plain lines as rows with their `line` in the block; none if polars balks."""
+    nothing = _rows(()).with_columns(line=pl.lit(0, pl.UInt32))
+    try:
+        lines = pl.read_lines(io.BytesIO(block)).to_series()
+    except pl.exceptions.ComputeError:
+        return nothing  # some byte in it is no UTF-8
+    if len(lines) != _count_lines(block):
+        return nothing
+    plain = are_plain(lines)
+    if not plain.all():
+        block = "\n".join(lines.filter(plain)).encode()
+    frame = read_plain(block)
+    if len(frame) != plain.sum():
+        return nothing
+    return frame.select(
+        *(pl.col(name).cast(kind) for name, kind in FIELDS.items() if name != "has_time"),
+        has_time=pl.lit(True),
+        line=plain.arg_true(),
+    ).filter(pl.col("timestamp").is_not_null())
+
+
 class _Reader:
     """Collects a file's messages in order, plain lines and others."""
 
@@ -147,10 +191,9 @@ class _Reader:
         while batch := list(islice(records, _BATCH)):
             self.frames.append(_rows(self._carefully(batch)))
 
-    def take_block(self, block: bytes) -> None:
-        """Whole lines of UTF-8, or nearly."""
-        count = block.count(b"\n") + (not block.endswith(b"\n"))
-        fast = self._fast(block, count)
+    def take_block(self, block: bytes, fast: pl.DataFrame) -> None:
+        """Whole lines, of which `fast` holds those that are read already."""
+        count = _count_lines(block)
         if len(fast) < count:
             self._take_with_odd_lines(block, fast, count)
         else:
@@ -174,27 +217,6 @@ class _Reader:
         ready = [it.id for it in conversations for _ in it.messages]
         return MessageColumns(_rows(turns), self.data, pl.Series("conversation", ready))
 
-    def _fast(self, block: bytes, count: int) -> pl.DataFrame:
-        """The plain lines as rows with their `line` in the block; none if polars balks."""
-        nothing = _rows(()).with_columns(line=pl.lit(0, pl.UInt32))
-        try:
-            lines = pl.read_lines(io.BytesIO(block)).to_series()
-        except pl.exceptions.ComputeError:
-            return nothing  # some byte in it is no UTF-8
-        if len(lines) != count:
-            return nothing
-        plain = are_plain(lines)
-        if not plain.all():
-            block = "\n".join(lines.filter(plain)).encode()
-        frame = read_plain(block)
-        if len(frame) != plain.sum():
-            return nothing
-        return frame.select(
-            *(pl.col(name).cast(kind) for name, kind in FIELDS.items() if name != "has_time"),
-            has_time=pl.lit(True),
-            line=plain.arg_true(),
-        ).filter(pl.col("timestamp").is_not_null())
-
     def _without_empty(self, fast: pl.DataFrame) -> pl.DataFrame:
         kept = fast.filter(pl.col("content").str.contains(_NOT_BLANK))
         self.data.lines += len(fast)
@@ -211,12 +233,16 @@ class _Reader:
         rows: list[tuple[Message, bool]] = []
         numbers: list[int] = []
         seen = 0
-        for number, before in zip(odd_lines.tolist(), np.searchsorted(places, odd_lines).tolist(), strict=True):
+        for number, before in zip(
+            odd_lines.tolist(), np.searchsorted(places, odd_lines).tolist(), strict=True
+        ):
             if before > seen:
                 # A line without a time of its own is put right after the line before it.
                 self.context.saw(from_microseconds(moments[before - 1]))
                 seen = before
-            found = self._carefully(read_lines([lines[number]], self.file, self.lines_before + number + 1))
+            found = self._carefully(
+                read_lines([lines[number]], self.file, self.lines_before + number + 1)
+            )
             rows += found
             numbers += [number] * len(found)
         if len(fast) > seen:

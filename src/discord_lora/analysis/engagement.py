@@ -74,7 +74,9 @@ def number_conversations(frame: pl.DataFrame, gap_minutes: float) -> Whole:
     channels = 0
     for channel in needed.partition_by("channel_id", maintain_order=True, include_key=False):
         ordered = channel.sort("timestamp", "id")
-        rows = list(starmap(_Row, zip(*(ordered[name].to_list() for name in _Row._fields), strict=True)))
+        rows = list(
+            starmap(_Row, zip(*(ordered[name].to_list() for name in _Row._fields), strict=True))
+        )
         numbers = np.array(conversation_numbers(rows, gap_minutes), np.int64)
         found[ordered["row"].to_numpy()] = numbers + channels
         channels += int(numbers.max()) + 1
@@ -84,8 +86,10 @@ def number_conversations(frame: pl.DataFrame, gap_minutes: float) -> Whole:
 def _replies(frame: pl.DataFrame) -> tuple[Whole, Whole]:
     """Replies that each message received, and the seconds to the first one by somebody else."""
     targets = frame.lazy().select("id", "author_id", "timestamp", "has_time").with_row_index("row")
-    answers = frame.lazy().filter(pl.col("reply_to").is_not_null()).select(
-        "reply_to", "author_id", "timestamp", "has_time"
+    answers = (
+        frame.lazy()
+        .filter(pl.col("reply_to").is_not_null())
+        .select("reply_to", "author_id", "timestamp", "has_time")
     )
     pairs = answers.join(targets, left_on="reply_to", right_on="id").collect()
     replies = np.bincount(pairs["row"].to_numpy(), minlength=len(frame))

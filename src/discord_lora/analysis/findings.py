@@ -33,7 +33,9 @@ def percent(share: float) -> str:
     """A share as people write it: 61 %, 0.4 %, under 0.1 %."""
     if 0 < share < 0.001:
         return "under 0.1 %"
-    return f"{share:.1%}".replace("%", " %") if share < 0.0995 else f"{share:.0%}".replace("%", " %")
+    return (
+        f"{share:.1%}".replace("%", " %") if share < 0.0995 else f"{share:.0%}".replace("%", " %")
+    )
 
 
 def noise_share(report: DataReport) -> float:
@@ -156,7 +158,8 @@ def _talk(report: DataReport) -> Iterator[Finding]:
             "If answers are missing, export the other channels; if the server is slow, raise "
             "CONVERSATION_GAP_MINUTES.",
         )  # fmt: skip
-    if overview.authors > 2 and not talk.replies.messages and not report.source.ready_conversations:
+    crowded = any(channel.authors > 2 for channel in report.channels)
+    if crowded and not talk.replies.messages and not report.source.ready_conversations:
         yield Finding(
             "no_replies", "advice", 0,
             "No message is marked as a reply: who answers whom is guessed from names and silence. "

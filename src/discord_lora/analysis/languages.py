@@ -92,14 +92,14 @@ def languages_of(content: pl.Series) -> pl.Series:
         by_script = pl.when(matches).then(pl.lit(language)).otherwise(by_script)
     scripted = texts.select("row", by_script=by_script)
     both = scripted.join(_by_small_words(texts), on="row", how="left", maintain_order="left")
-    return both.select(
-        language=pl.coalesce("by_script", "by_words").fill_null(UNCLEAR)
-    ).to_series()
+    return both.select(language=pl.coalesce("by_script", "by_words").fill_null(UNCLEAR)).to_series()
 
 
 def _by_small_words(texts: pl.DataFrame) -> pl.DataFrame:
     """The `row` of each text that its small words decide, and the language, as `by_words`."""
-    words = texts.select("row", word=pl.col("text").str.extract_all(r"[\p{L}'’]{2,}")).explode("word")
+    words = texts.select("row", word=pl.col("text").str.extract_all(r"[\p{L}'’]{2,}")).explode(
+        "word"
+    )
     hits = words.unique().join(_weights(), on="word")
     found = hits.group_by("row", "language").agg(pl.len().alias("hits"), pl.col("weight").sum())
     enough = (pl.col("hits") >= _FEWEST_HITS) & (pl.col("weight") >= _LEAST_WEIGHT)

@@ -83,22 +83,27 @@ def measure(columns: MessageColumns, options: Options) -> Measures:
 
 def make_report(columns: MessageColumns, measures: Measures, options: Options) -> report.DataReport:
     """The report over all messages."""
-    made = report.DataReport(
-        format=report.REPORT_FORMAT,
-        source=_source(columns, options),
-        overview=_overview(measures),
-        authors=_authors(measures),
-        lengths=_lengths(measures, options),
-        activity=measure_activity(measures.frame, options.timezone),
-        channels=_channels(measures),
-        engagement=_engagement(measures),
-        quality=_quality(measures),
-        content=_content(measures),
-        duplicates=_duplicates(measures),
-        languages=_languages(measures.frame),
-        private_data=_private_data(measures.frame),
-        findings=[],
-    )
+    with ThreadPoolExecutor(2) as pool:
+        # Each of the three goes over all texts once more.
+        lengths = pool.submit(_lengths, measures, options)
+        private_data = pool.submit(_private_data, measures.frame)
+        content = pool.submit(_content, measures)
+        made = report.DataReport(
+            format=report.REPORT_FORMAT,
+            source=_source(columns, options),
+            overview=_overview(measures),
+            authors=_authors(measures),
+            lengths=lengths.result(),
+            activity=measure_activity(measures.frame, options.timezone),
+            channels=_channels(measures),
+            engagement=_engagement(measures),
+            quality=_quality(measures),
+            content=content.result(),
+            duplicates=_duplicates(measures),
+            languages=_languages(measures.frame),
+            private_data=private_data.result(),
+            findings=[],
+        )
     return replace(made, findings=find(made))
 
 

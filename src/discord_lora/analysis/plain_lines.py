@@ -23,9 +23,7 @@ _ID = f"{_VISIBLE}+"
 _NAME = f"{_VISIBLE}(?:{_TEXT}{_VISIBLE})?"
 """Nothing that the careful reader would trim off."""
 
-_MOMENT = (
-    r"(?:199\d|2[01]\d\d)-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?\+00:00"
-)
+_MOMENT = r"(?:199\d|2[01]\d\d)-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?\+00:00"
 _FLAG = "(?:true|false)"
 _VALUES: Final = {
     "id": f'"{_ID}"',

@@ -30,12 +30,16 @@ KINDS: Final = {
 }
 """Kind → the pattern that finds it (Rust's regex syntax: no backtracking, linear time)."""
 
-_MAY_HOLD_ONE: Final = r"[0-9]{2}|@|(?i:pass)|-----BEGIN|_|sk-|xox|AKIA|AIza|eyJ|contrase|[MNO][\w-]{23}"
+_MAY_HOLD_ONE: Final = (
+    r"[0-9]{2}|@|(?i:pass)|-----BEGIN|_|sk-|xox|AKIA|AIza|eyJ|contrase|[MNO][\w-]{23}"
+)
 
 
 def count_private_data(content: pl.Series) -> dict[str, int]:
     """Messages that hold each kind, and `any` of them."""
     candidates = content.filter(content.str.contains(_MAY_HOLD_ONE)).to_frame("text")
-    found = candidates.select(pl.col("text").str.contains(it).alias(kind) for kind, it in KINDS.items())
+    found = candidates.select(
+        pl.col("text").str.contains(it).alias(kind) for kind, it in KINDS.items()
+    )
     total = found.select(pl.all().sum(), any=pl.any_horizontal(pl.all()).sum())
     return {kind: int(count) for kind, count in total.row(0, named=True).items()}

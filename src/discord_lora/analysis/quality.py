@@ -114,6 +114,7 @@ def _own_words(content: pl.Series, characters: Numbers, words: Words) -> Numbers
 
 
 def _engagement(frame: pl.DataFrame, replies: npt.NDArray[np.int64]) -> Numbers:
-    amount = pl.Series(frame["reactions"].to_numpy() + _REPLY_WORTH * replies.astype(np.float64))
-    usual = frame.select(pl.lit(amount).mean().over("channel_id")).to_series().to_numpy()
-    return np.asarray(0.5 + 0.5 * _saturating(amount.to_numpy(), 2 * usual + 1))
+    amount = frame["reactions"].to_numpy() + _REPLY_WORTH * replies.astype(np.float64)
+    channel = frame["channel_id"].to_physical().to_numpy()
+    usual = np.bincount(channel, weights=amount) / np.maximum(np.bincount(channel), 1)
+    return np.asarray(0.5 + 0.5 * _saturating(amount, 2 * usual[channel] + 1))

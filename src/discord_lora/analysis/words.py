@@ -97,9 +97,7 @@ def _words_of_slice(content: pl.Series) -> tuple[npt.NDArray[Any], ...]:
     )
 
 
-def _fresh(
-    hashes: npt.NDArray[np.uint32], first: npt.NDArray[np.int64]
-) -> npt.NDArray[np.bool_]:
+def _fresh(hashes: npt.NDArray[np.uint32], first: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Which words differ from the eight before them; `first` is where each one's message starts."""
     position = np.arange(len(hashes)) - first
     fresh = np.ones(len(hashes), np.bool_)
