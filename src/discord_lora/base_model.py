@@ -20,7 +20,6 @@ from transformers import (
 from discord_lora.analysis.estimates import NF4_BYTES
 from discord_lora.console import UserError
 from discord_lora.hardware import Hardware
-from discord_lora.sample import is_sample, sample_model_folder
 
 # Their bars and notices would run through ours; what matters is said by this project.
 transformers.logging.set_verbosity_error()
@@ -28,25 +27,6 @@ transformers.logging.disable_progress_bar()
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 Report = Callable[[str], None]
-
-
-def locate_base_model(name: str, report: Report) -> str:
-    """The folder or Hugging Face name behind BASE_MODEL; the sample model is fetched once.
-
-    Raises:
-        UserError: it looks like a folder, and there is none.
-    """
-    if is_sample(name):
-        return str(sample_model_folder(Path.cwd(), report))
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return str(folder)
-    if folder.is_absolute() or name.startswith((".", "~")) or "\\" in name or name.count("/") > 1:
-        raise UserError(
-            f"BASE_MODEL: there is no folder {name}; write a Hugging Face name such as "
-            "mistralai/Mistral-7B-Instruct-v0.3, the folder of a downloaded model, or 'sample'."
-        )
-    return name
 
 
 def load_tokenizer(location: str) -> Any:

@@ -1,6 +1,7 @@
 """Who answers whom: conversations, replies received, the time to an answer."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import starmap
 from typing import NamedTuple
 
@@ -35,7 +36,7 @@ class _Row(NamedTuple):
     """A message with what grouping looks at."""
 
     id: str
-    timestamp: object
+    timestamp: datetime
     author_id: str
     author: str
     content: str

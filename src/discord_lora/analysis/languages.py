@@ -3,8 +3,9 @@
 A text in a script that one language mostly has (Greek, Hangul, Thai, ...) is in that language. For
 the others the small words are counted that each language has and most texts need (the, und, que);
 a word that k languages have counts 1/k. A text is in the language with the most if that is from at
-least two words, at least 0.75, and more than any other language has. Everything else is `unclear`: most short messages are, in every method, since "ok
-lol" is in no language. Shares are of the messages that are clear.
+least two words, at least 0.75, and more than any other language has. Everything else is
+`unclear`: most short messages are, in every method, since "ok lol" is in no language. Shares are
+of the messages that are clear.
 
 Why not a trained identifier: py3langid (a 4.6 MB wheel, 0.1 ms a message) names 97 languages and
 gave chat lines such as "nice one" to Afrikaans or Sotho. Held to the languages below, it agrees on
