@@ -41,7 +41,8 @@ def print_page(console: Console, report: DataReport) -> None:
     _title(console, "channels")
     named = ((it.name, it.messages, it.share) for it in report.channels)
     console.print(_ranking("channel", named))
-    _title(console, "lengths")
+    model = report.lengths.tokenizer
+    _title(console, f"lengths, tokens of {_last_part(model)}" if model else "lengths")
     console.print(_lengths(report))
     _activity(console, report)
     _title(console, "answers")
@@ -61,6 +62,11 @@ def duration(seconds: float) -> str:
             value = seconds / size
             return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _last_part(location: str) -> str:
+    """The model's name without its folders."""
+    return printable(location).replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
 def _say(console: Console, text: str) -> None:
@@ -156,7 +162,7 @@ def _lengths(report: DataReport) -> Table:
         ("characters", lengths.characters), ("words", lengths.words)
     ]  # fmt: skip
     if lengths.tokens:
-        rows.append((f"tokens ({lengths.tokenizer})", lengths.tokens))
+        rows.append(("tokens", lengths.tokens))
     for name, of in rows:
         values = (of.median, of.p90, of.p95, of.p99, of.longest, of.total)
         table.add_row(_name(name), f"{of.mean:,.1f}", *(f"{value:,}" for value in values))
