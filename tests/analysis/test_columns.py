@@ -53,7 +53,7 @@ ODD = [
     b"[1, 2]",
     json.dumps(PLAIN).encode(),
     json.dumps(PLAIN, separators=(",", ":")).encode() + b" \r",
-    json.dumps(PLAIN | {"content": "😀 \\ \" \n"}).encode(),
+    json.dumps(PLAIN | {"content": '😀 \\ " \n'}).encode(),
     json.dumps(PLAIN | {"timestamp": "2024-02-30T12:00:00+00:00"}).encode(),
     json.dumps(PLAIN | {"timestamp": "2024-05-01T12:00:00+02:00", "id": "78"}).encode(),
     json.dumps(PLAIN | {"timestamp": None, "id": "not a number"}).encode(),
@@ -87,7 +87,9 @@ def assert_read_the_same(path):
         assert raised.value.problems == error.problems
         return
     fast = read_columns(path)
-    rows = fast.frame.drop("has_time") if fast.ready is None else fast.frame.clear().drop("has_time")
+    rows = (
+        fast.frame.drop("has_time") if fast.ready is None else fast.frame.clear().drop("has_time")
+    )
     assert rows.equals(columns_of(careful.messages).drop("has_time"))
     for name in ("lines", "rejects", "dropped", "warnings", "conversations"):
         assert getattr(fast.account, name) == getattr(careful, name), name

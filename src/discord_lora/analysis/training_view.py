@@ -1,17 +1,17 @@
 """What becomes of the messages in training, and examples of it as the model sees them."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 from rich.text import Text
 
 from discord_lora.console import plainly
-from discord_lora.conversations.dataset import Dataset
-from discord_lora.conversations.dataset_cache import open_dataset
-from discord_lora.conversations.packing import steps_per_epoch
 from discord_lora.model_location import locate_base_model
 from discord_lora.settings import Settings
+
+if TYPE_CHECKING:
+    from discord_lora.conversations.dataset import Dataset
 
 
 def show_training_view(settings: Settings, samples: int, console: Console) -> None:
@@ -19,7 +19,9 @@ def show_training_view(settings: Settings, samples: int, console: Console) -> No
 
     Raises UserError as training would: no tokenizer, an unknown persona, nothing to train on.
     """
-    from discord_lora.base_model import load_tokenizer  # noqa: PLC0415 - brings torch
+    # They bring torch, which the report itself does without.
+    from discord_lora.base_model import load_tokenizer  # noqa: PLC0415
+    from discord_lora.conversations.dataset_cache import open_dataset  # noqa: PLC0415
 
     tokenizer = load_tokenizer(locate_base_model(settings.base_model, plainly(console)))
     dataset = open_dataset(settings, lambda: tokenizer, lambda _: None)
@@ -28,8 +30,10 @@ def show_training_view(settings: Settings, samples: int, console: Console) -> No
     show_samples(dataset, tokenizer, samples, settings.seed, console)
 
 
-def show_examples(dataset: Dataset, settings: Settings, console: Console) -> None:
+def show_examples(dataset: "Dataset", settings: Settings, console: Console) -> None:
     """Counts of what becomes of the messages."""
+    from discord_lora.conversations.packing import steps_per_epoch  # noqa: PLC0415
+
     examples = dataset.training_examples
     messages = sum(example.targets for example in examples)
     tokens = sum(map(len, examples))
@@ -45,7 +49,9 @@ def show_examples(dataset: Dataset, settings: Settings, console: Console) -> Non
     )
 
 
-def show_samples(dataset: Dataset, tokenizer: Any, count: int, seed: int, console: Console) -> None:
+def show_samples(
+    dataset: "Dataset", tokenizer: Any, count: int, seed: int, console: Console
+) -> None:
     """Print examples as the model sees them."""
     examples = dataset.training_examples
     chosen = np.random.default_rng(seed).permutation(len(examples))[:count]
