@@ -2,7 +2,7 @@
 
 Each line is the real script in a process of its own, from its start to its end. The messages are
 a file's own (default: the sample chat's), repeated under new ids, one copy after the other in
-time, until there are as many as the line says. `different` adds letters to the words of each
+time, until there are as many as the line says. `all different` adds letters to the words of each
 copy, so that no text stands there twice: more work for finding near repeats.
 """
 
@@ -68,7 +68,7 @@ def main() -> int | None:
         Run("with tokens", MANY, tokens=True, target=(7.0, None)),
         Run("no tokens, half", most // 2),
         Run("no tokens", most, target=at_most),
-        Run("no tokens, different", most, different=True),
+        Run("all different", most, different=True),
     )
     with tempfile.TemporaryDirectory(prefix="discord-lora-") as folder:
         lines = first_lines(args.path, Path(folder), console)

@@ -73,8 +73,9 @@ def main() -> int | None:
             None if args.no_tokens else token_counter(settings, console),
             preparation,
         )
-        measures = measure.measure(columns, options)
-        report = measure.make_report(columns, measures, options)
+        with console.status("measuring", spinner="line"):
+            measures = measure.measure(columns, options)
+            report = measure.make_report(columns, measures, options)
         explanations = [explain.explain(measures, message_id) for message_id in args.explain]
         if args.json:
             report_files.write_json(report, args.json)
@@ -128,11 +129,17 @@ def training_data(
         yield report_files.prepare_aside(tuple(args.paths), Path(folder), console)
 
 
-def token_counter(settings: Settings, console: Console) -> "CountTokens":
+def token_counter(settings: Settings, console: Console) -> "CountTokens | None":
+    """None, and a line that says why, when the model has no tokenizer within reach."""
     from discord_lora.analysis import token_counts
     from discord_lora.model_location import locate_base_model
 
-    return token_counts.token_counter(locate_base_model(settings.base_model, plainly(console)))
+    location = locate_base_model(settings.base_model, plainly(console))
+    try:
+        return token_counts.token_counter(location)
+    except UserError as error:
+        console.print(f"tokens are not counted. {error}", style="yellow", markup=False)
+        return None
 
 
 if __name__ == "__main__":

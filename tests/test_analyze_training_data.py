@@ -124,7 +124,7 @@ def test_lines_left_out_are_counted_by_reason(tmp_path, chat, monkeypatch, capsy
         (("--json", "missing/folder/x.json"), "cannot be written"),
         (("--training-data-path", "gone.jsonl"), "There is no gone.jsonl"),
         (("gone-exports",), "There is no gone-exports"),
-        (("--base-model", "."), "has no tokenizer.json"),
+        (("--base-model", "./gone"), "there is no folder ./gone"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(chat, monkeypatch, capsys, tmp_path, options, problem):
@@ -132,6 +132,16 @@ def test_mistakes_are_told_in_a_sentence(chat, monkeypatch, capsys, tmp_path, op
     tokens = () if "--base-model" in options else ("--no-tokens",)
     assert run_here(monkeypatch, SCRIPT, "--training-data-path", chat, *tokens, *options) == 2
     assert problem in " ".join(capsys.readouterr().err.split())
+
+
+def test_without_a_tokenizer_in_reach_everything_else_is_told(tmp_path, chat, monkeypatch, capsys):
+    for model, problem in ((tmp_path, "has no tokenizer.json"), ("no/model", "cannot be fetched")):
+        options = ("--training-data-path", chat, "--base-model", model)
+        assert not run_here(monkeypatch, SCRIPT, *options)
+        shown = capsys.readouterr().out
+        assert "tokens are not counted" in shown
+        assert problem in " ".join(shown.split())
+        assert "60 messages in" in shown
 
 
 def test_explain_and_the_keys(chat, monkeypatch, capsys):

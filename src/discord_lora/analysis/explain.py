@@ -36,7 +36,8 @@ def explain(measures: Measures, message_id: str) -> Explanation:
     row = measures.frame["id"].index_of(message_id)
     if row is None:
         raise UserError(f"--explain: no message has the id {message_id}; ids are in the data.")
-    message = measures.frame.row(row, named=True)
+    shown = measures.frame.select("content", "author", "channel", "reactions")
+    message = shown.row(row, named=True)
     text = str(message["content"])
     words = int(measures.words.counts[row])
     talk, letters = measures.words.talk_characters[row], measures.words.letters[row]

@@ -31,6 +31,7 @@ from discord_lora.analysis.statistics import (
     part,
 )
 from discord_lora.analysis.words import Words, read_words
+from discord_lora.messages.timestamps import from_microseconds
 
 MOST_AUTHORS = 20
 LOW_SCORE = 20
@@ -130,8 +131,8 @@ def _source(columns: MessageColumns, options: Options) -> report.Source:
 def _overview(measures: Measures) -> report.Overview:
     frame = measures.frame
     times = frame.filter("has_time")["timestamp"]
-    first, last = times.min(), times.max()
-    days = times.dt.date().unique()
+    days = times.dt.date().unique().sort()
+    moments = np.sort(times.dt.epoch("us").to_numpy())
     return report.Overview(
         messages=len(frame),
         learned=int(frame["train"].sum()),
@@ -139,12 +140,17 @@ def _overview(measures: Measures) -> report.Overview:
         conversations=int(measures.engagement.conversation.max()) + 1,
         channels=frame["channel_id"].n_unique(),
         authors=frame["author_id"].n_unique(),
-        first=first.isoformat() if first else None,  # type: ignore[union-attr]
-        last=last.isoformat() if last else None,  # type: ignore[union-attr]
-        days=(last.date() - first.date()).days + 1 if first and last else None,  # type: ignore[union-attr]
+        first=_iso(moments[:1]),
+        last=_iso(moments[-1:]),
+        days=(days[-1] - days[0]).days + 1 if len(days) else None,
         active_days=len(days) if len(days) else None,
         without_time=len(frame) - len(times),
     )
+
+
+def _iso(moment: Whole) -> str | None:
+    """At most one moment in µs; polars' own datetimes would need the system's time zones."""
+    return from_microseconds(int(moment[0])).isoformat() if len(moment) else None
 
 
 def _authors(measures: Measures) -> report.Authors:

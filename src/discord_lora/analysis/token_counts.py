@@ -39,17 +39,13 @@ def _load(location: str) -> Tokenizer:
     path = Path(location, _FILE)
     if Path(location).is_dir():
         if not path.is_file():
-            raise UserError(
-                f"BASE_MODEL: {location} has no {_FILE} to count tokens with; use --no-tokens."
-            )
+            raise UserError(f"BASE_MODEL: {location} has no {_FILE} to count tokens with.")
     else:
         path = _download(location)
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises a bare Exception for every damage
-        raise UserError(
-            f"BASE_MODEL: {path} cannot be read as a tokenizer ({error}); use --no-tokens."
-        ) from None
+        raise UserError(f"BASE_MODEL: {path} cannot be read as a tokenizer ({error}).") from None
 
 
 def _download(name: str) -> Path:
@@ -60,6 +56,5 @@ def _download(name: str) -> Path:
         return Path(hf_hub_download(name, _FILE))
     except (HfHubHTTPError, OSError, ValueError):
         raise UserError(
-            f"BASE_MODEL: the tokenizer of {name} is not on this computer and cannot be fetched; "
-            "connect to the internet, or use --no-tokens."
+            f"BASE_MODEL: the tokenizer of {name} is not on this computer and cannot be fetched."
         ) from None
