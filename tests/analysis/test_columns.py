@@ -63,6 +63,24 @@ ODD = [
     json.dumps(PLAIN | {"reactions": 10**30}).encode(),
     json.dumps({key: value for key, value in PLAIN.items() if key != "username"}).encode(),
     json.dumps(PLAIN)[:-1].encode() + b', "id": "twice"}',
+    json.dumps(PLAIN | {"timestamp": "1875-05-01T12:00:00+00:00"}).encode(),
+    json.dumps(PLAIN | {"timestamp": "2024-05-01T12:00:60+00:00"}).encode(),
+    *(
+        json.dumps(PLAIN).encode().replace(b"hi", text)
+        for text in (
+            rb"\ud83d\ude00",
+            rb"\ud83d x",
+            rb"\ude00\ude00",
+            rb"\ude00\ud83d",
+            rb"\x41",
+            b"caf\xe9",
+            b"raw\ttab",
+            b"nul\x00",
+            rb"\u0000",
+            b"a\xe2\x80\xa8b",
+            b"a\rb",
+        )
+    ),
 ]
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from discord_lora.analysis.columns import MessageColumns, columns_of
-from discord_lora.analysis.duplicates import find_duplicates
+from discord_lora.analysis.duplicates import _signatures, find_duplicates
 from discord_lora.analysis.languages import UNCLEAR, languages_of, share_languages
 from discord_lora.analysis.measure import Options, measure
 from discord_lora.analysis.private_data import KINDS, count_private_data
@@ -88,6 +88,13 @@ def test_near_repeats_are_found_and_short_or_different_texts_are_not():
 def jaccard(one, other):
     first, second = (set(pairwise(text.split())) for text in (one, other))
     return len(first & second) / len(first | second)
+
+
+def test_a_text_has_the_same_values_whatever_stands_beside_it():
+    text = "one two three four five six seven"
+    alone, beside = read_words(texts(text)), read_words(texts("before it", text, "after it"))
+    first = _signatures(alone, np.array([0]))
+    assert np.array_equal(first[:, 0], _signatures(beside, np.arange(3))[:, 1])
 
 
 def edited(words, share, chance):
