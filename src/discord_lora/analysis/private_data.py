@@ -8,7 +8,7 @@ from typing import Final
 
 import polars as pl
 
-KINDS: Final = {
+_PATTERNS: Final = {
     "email": r"(?i)\b[a-z0-9][a-z0-9._%+-]{0,63}@[a-z0-9][a-z0-9-]{0,62}(?:\.[a-z0-9-]{1,63})*"
     r"\.[a-z]{2,24}\b",
     # International, or national with separators: bare digits are too often something else.
@@ -28,7 +28,10 @@ KINDS: Final = {
     "iban": r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b",
     "coordinates": r"-?\b\d{1,2}\.\d{4,}\s*°?\s*[NS]?\s*[,;/ ]\s*-?\d{1,3}\.\d{4,}",
 }
-"""Kind → the pattern that finds it (Rust's regex syntax: no backtracking, linear time)."""
+
+# With ASCII's word boundary the engine (Rust's: linear time) is several times faster.
+KINDS: Final = {kind: it.replace(r"\b", r"(?-u:\b)") for kind, it in _PATTERNS.items()}
+"""Kind → the pattern that finds it."""
 
 _MAY_HOLD_ONE: Final = (
     r"[0-9]{2}|@|(?i:pass)|-----BEGIN|_|sk-|xox|AKIA|AIza|eyJ|contrase|[MNO][\w-]{23}"

@@ -132,6 +132,8 @@ class _Channel:
         return target
 
     def _mentioned(self, message: Spoken) -> int | None:
+        if "@" not in message.content:
+            return None
         named = [self._last_of(words) for words in _MENTION.findall(message.content)]
         recent = [
             index
