@@ -247,6 +247,15 @@ def test_a_hundred_thousand_authors():
     assert len(report.authors.top) == 20
 
 
+def test_absurd_reaction_counts_neither_wrap_nor_break_the_score():
+    messages = [
+        say("Ada", f"number {n}", minute=n, id=str(n), reactions=9 * 10**17) for n in range(30)
+    ]
+    report = report_on(*messages)
+    assert report.engagement.reactions == 2**53
+    assert 0 <= report.quality.score.median <= 100
+
+
 def test_engagement_is_relative_to_the_channel():
     def talk(channel, reactions):
         return [

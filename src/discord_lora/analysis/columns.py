@@ -124,15 +124,14 @@ def _rows(messages: Iterable[tuple[Message, bool]]) -> pl.DataFrame:
 
 def _blocks(stream: BinaryIO) -> Iterator[bytes]:
     """The stream in pieces of whole lines."""
-    rest = b""
+    begun: list[bytes] = []
     while data := stream.read(_BLOCK_BYTES):
         end = data.rfind(b"\n") + 1
-        if not end:
-            rest += data
-            continue
-        yield rest + data[:end]
-        rest = data[end:]
-    if rest:
+        if end:
+            yield b"".join([*begun, data[:end]])
+            begun = []
+        begun.append(data[end:])
+    if rest := b"".join(begun):
         yield rest
 
 

@@ -36,6 +36,7 @@ from discord_lora.messages.timestamps import from_microseconds
 MOST_AUTHORS = 20
 LOW_SCORE = 20
 _MOST_REPEATED = 10
+_EXACT_IN_JSON = 2**53
 _LINK = r"(?i)https?://\S+"
 _BLANK = r"[\s\x1c-\x1f]"
 
@@ -222,7 +223,8 @@ def _engagement(measures: Measures) -> report.Engagement:
         pl.len().alias("messages"), pl.col("author_id").n_unique().alias("authors")
     )
     return report.Engagement(
-        reactions=int(frame["reactions"].sum()),
+        # As floats: somebody may have written a number so large that a sum would turn negative.
+        reactions=int(min(frame["reactions"].to_numpy().sum(dtype=np.float64), _EXACT_IN_JSON)),
         with_reactions=part(int((frame["reactions"] > 0).sum()), len(frame)),
         replies=part(int(frame["reply_to"].is_not_null().sum()), len(frame)),
         replies_found=int(found.replies.sum()),
