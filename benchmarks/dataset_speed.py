@@ -59,7 +59,7 @@ def main() -> int | None:
     )
     add_setting_options(parser, ("persona", "base_model", "conversation_gap_minutes"))
     args, settings = parse_with_settings(parser)
-    from discord_lora.base_model import locate_base_model
+    from discord_lora.model_location import locate_base_model
 
     console = make_console()
     location = locate_base_model(settings.base_model, plainly(console))

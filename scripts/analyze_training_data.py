@@ -1,14 +1,20 @@
-"""See what training would learn from: conversations, examples, steps, trained tokens."""
+"""See what is in the data before training: people, lengths, answers, quality, and what to do.
 
-from collections import Counter
+Reads data/training_data.jsonl, or straight the exports that are named. Nothing is changed, and of
+the messages nothing is shown but what --explain or --show-sample ask for.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.text import Text
 
-from discord_lora.console import make_console, plainly, run_script
+from discord_lora.console import UserError, make_console, plainly, run_script
 from discord_lora.settings import (
     Settings,
     add_setting_options,
@@ -18,15 +24,24 @@ from discord_lora.settings import (
 )
 
 if TYPE_CHECKING:
-    from discord_lora.conversations.dataset import Dataset
-    from discord_lora.messages.training_data import TrainingData
+    from discord_lora.analysis.data_report import Preparation
+    from discord_lora.analysis.measure import CountTokens
 
 EXAMPLES = """\
-  python scripts/analyze_training_data.py                         what is in the data
-  python scripts/analyze_training_data.py --show-sample 3         and what is trained on
-  python scripts/analyze_training_data.py --persona calm.heron    for one member
+  python scripts/analyze_training_data.py                         the whole report
+  python scripts/analyze_training_data.py exports/                of exports, not yet prepared
+  python scripts/analyze_training_data.py --json report.json      the same figures for programs
+  python scripts/analyze_training_data.py --explain 1419408018537316453
+                                                     why a message has its quality score
+  python scripts/analyze_training_data.py --show-sample 3         what is trained on
+  python scripts/analyze_training_data.py --ready-by 07:00 --write-env
+                                                     the night's plan, into .env
+  python scripts/analyze_training_data.py --calibrate             and its times measured here
+  python scripts/analyze_training_data.py --timezone Europe/Berlin --no-tokens
 
-In a sample the trained tokens are green; where there is no colour they stand in >> <<."""
+In a sample the trained tokens are green; where there is no colour they stand in >> <<.
+Sections of the JSON: source, overview, authors, lengths, activity, channels, engagement, quality,
+content, duplicates, languages, private_data, findings; --json-keys lists every key."""
 
 SETTINGS = (
     "training_data_path",
@@ -43,10 +58,12 @@ SETTINGS = (
     "gradient_checkpointing",
     "max_tokens_per_microbatch",
     "packing",
+    "epochs",
+    "max_steps",
     "learning_rate",
-    "logs_dir",
     "max_validation_messages",
     "save_every_steps",
+    "logs_dir",
     "batch_size",
     "gradient_accumulation_steps",
     "seed",
@@ -54,133 +71,134 @@ SETTINGS = (
 
 
 def main() -> int | None:
-    parser = script_parser(__doc__ or "", EXAMPLES)
-    add = parser.add_argument
-    add("--gpu", default="", metavar="NAME",
-        help="plan for this card instead of this machine, such as 'RTX 2080 Ti'")  # fmt: skip
-    add("--calibrate", action="store_true",
-        help="time about twenty real micro-batches here, so that the plan is right")  # fmt: skip
-    add("--seconds-per-step", type=float, metavar="S",
-        help="times of another trainer that needs S seconds a step")  # fmt: skip
-    add("--ready-by", metavar="HH:MM", help="what ends by then")
-    add("--hours", type=float, metavar="H", help="what ends within so many hours")
-    add("--write-env", action="store_true",
-        help="put the recommended lines into .env; the old one is kept as .env.backup")  # fmt: skip
-    parser.add_argument(
-        "--show-sample",
-        type=int,
-        default=0,
-        metavar="N",
-        help="print N examples, trained tokens marked",
-    )
-    add_setting_options(parser, SETTINGS)
-    args, settings = parse_with_settings(parser)
+    args, settings = parse_with_settings(make_parser())
+    from discord_lora.analysis import explain, measure, report_files, report_page
+    from discord_lora.analysis.activity import check_timezone
 
-    from discord_lora.base_model import load_tokenizer, locate_base_model
-    from discord_lora.conversations.dataset_cache import DatasetCache
-    from discord_lora.messages.training_data import read_training_data
-
+    if args.json_keys:
+        print(report_files.key_table())
+        return None
+    check_timezone(args.timezone)
     console = make_console()
-    cache = DatasetCache(settings.training_data_path)
-    data = read_training_data(settings.training_data_path)
-    show_messages(data, console)
-    tokenizer = load_tokenizer(locate_base_model(settings.base_model, plainly(console)))
-    dataset = cache.recall_or_make(settings, tokenizer, lambda: data)
-    show_examples(dataset, settings, console)
-    show_samples(dataset, tokenizer, max(0, args.show_sample), settings.seed, console)
-    plan_the_night(args, settings, console)
+    with training_data(args, settings, console) as (path, preparation):
+        columns = report_files.read_with_progress(path, console)
+        options = measure.Options(
+            settings.conversation_gap_minutes,
+            args.timezone,
+            settings.base_model,
+            None if args.no_tokens else token_counter(settings, console),
+            preparation,
+        )
+        with console.status("measuring", spinner="line"):
+            measures = measure.measure(columns, options)
+            report = measure.make_report(columns, measures, options)
+        explanations = [explain.explain(measures, message_id) for message_id in args.explain]
+        if args.json:
+            report_files.write_json(report, args.json)
+        report_page.print_page(console, report)
+        explain.print_explanations(console, explanations)
+        if args.show_sample is not None:
+            from discord_lora.analysis.training_view import show_training_view
+
+            settings = settings.model_copy(update={"training_data_path": path})
+            show_training_view(settings, max(0, args.show_sample), console)
+        if not (args.no_plan or args.no_tokens):
+            filtered = any(finding.key == "filtered_already" for finding in report.findings)
+            plan_the_night(args, settings, console, looks_filtered=filtered)
     return None
 
 
-def plan_the_night(args: Any, settings: Settings, console: Console) -> None:
-    """Memory, choices and what ends in time."""
+def plan_the_night(
+    args: argparse.Namespace, settings: Settings, console: Console, *, looks_filtered: bool
+) -> None:
+    """Memory, choices and what ends in time; if asked for, the lines for .env are written."""
     from discord_lora.analysis import plan_page
     from discord_lora.analysis.night import plan_for
     from discord_lora.finetuning.forecast import Asked, forecast
 
     now = datetime.now().astimezone()
     seconds = plan_page.seconds_allowed(args.ready_by, args.hours, now)
-    asked = Asked(args.gpu, args.calibrate, args.seconds_per_step)
+    asked = Asked(args.gpu, args.calibrate, args.seconds_per_step, looks_filtered)
     plan = forecast(settings, asked, console)
     plan_page.show_plan(plan, settings, console, classic=args.seconds_per_step or 0.0)
     chosen = plan.recommendation.strategy
     if seconds is not None:
         deadline = plan_for(plan, seconds, settings.messages_per_step)
         plan_page.show_deadline(deadline, settings, console, now)
-        chosen = deadline.strategy if deadline else None
-    if args.write_env and chosen:
+        if deadline is None:
+            return
+        chosen = deadline.strategy
+    if args.write_env:
         path = args.env_file or Path(".env")
         backup = write_env(path, chosen.env(settings.learning_rate))
-        kept = f"; the old one is {backup}" if backup else ""
+        kept = f"; as it was: {backup}" if backup else ""
         console.print(f"written into {path}{kept}", markup=False)
 
 
-def show_messages(data: "TrainingData", console: Console) -> None:
-    """Counts of what the file holds."""
-    console.print(
-        f"{data.lines:,} lines: {len(data.messages):,} messages, "
-        f"{len(data.conversations):,} ready conversations, {len(data.rejects):,} unreadable"
+def make_parser() -> argparse.ArgumentParser:
+    parser = script_parser(__doc__ or "", EXAMPLES)
+    add = parser.add_argument
+    add("paths", nargs="*", type=Path, metavar="PATH",
+        help="exports to look at (default: the training data)")  # fmt: skip
+    add("--json", type=Path, metavar="FILE", help="write the report as JSON, too")
+    add("--json-keys", action="store_true", help="list the keys of the JSON and what they mean")
+    add("--account", type=Path, metavar="FILE",
+        help="what prepare_training_data.py --json wrote: shows what cleaning dropped")  # fmt: skip
+    add("--timezone", default="UTC", metavar="ZONE",
+        help="zone of hours and weekdays, such as Europe/Berlin (default: UTC)")  # fmt: skip
+    add(
+        "--no-tokens", action="store_true", help="do not count tokens, which takes most of the time"
     )
-    for line in data.remarks():
-        console.print(line, markup=False)
-    if not data.messages:
+    add("--explain", action="append", default=[], metavar="ID",
+        help="show how a message's quality score comes about; may be given again")  # fmt: skip
+    add("--show-sample", type=int, metavar="N",
+        help="print what becomes of the data in training, and N examples, trained tokens "
+        "marked")  # fmt: skip
+    plan = parser.add_argument_group("the plan of the night")
+    add = plan.add_argument
+    add("--no-plan", action="store_true", help="the report alone")
+    add("--calibrate", action="store_true",
+        help="time about twenty real micro-batches here, so that the plan is right")  # fmt: skip
+    add("--gpu", default="", metavar="NAME",
+        help="plan for this card instead of this machine, such as 'RTX 2080 Ti'")  # fmt: skip
+    add("--seconds-per-step", type=float, metavar="S",
+        help="times of another trainer that needs S seconds a step")  # fmt: skip
+    add("--ready-by", metavar="HH:MM", help="what ends by then")
+    add("--hours", type=float, metavar="H", help="what ends within so many hours")
+    add("--write-env", action="store_true",
+        help="put the recommended lines into .env; the old one is kept as .env.backup")  # fmt: skip
+    add_setting_options(parser, SETTINGS)
+    return parser
+
+
+@contextmanager
+def training_data(
+    args: argparse.Namespace, settings: Settings, console: Console
+) -> Iterator[tuple[Path, "Preparation | None"]]:
+    """The file to look at; of exports one that is prepared with the usual cleaning and deleted."""
+    from discord_lora.analysis import report_files
+
+    if not args.paths:
+        account = report_files.read_account(args.account) if args.account else None
+        yield settings.training_data_path, account
         return
-    people = Counter(message.author for message in data.messages)
-    first = min(message.timestamp for message in data.messages)
-    last = max(message.timestamp for message in data.messages)
-    top = ", ".join(
-        f"{name} {count / len(data.messages):.0%}" for name, count in people.most_common(5)
-    )
-    console.print(
-        f"from {first:%Y-%m-%d} to {last:%Y-%m-%d}, "
-        f"{len({message.channel_id for message in data.messages}):,} channels, "
-        f"{len(people):,} people; the most active: {top}",
-        markup=False,
-    )
+    if args.account:
+        raise UserError("--account: exports have an account of their own; leave it out.")
+    with tempfile.TemporaryDirectory(prefix="discord-lora-") as folder:
+        yield report_files.prepare_aside(tuple(args.paths), Path(folder), console)
 
 
-def show_examples(dataset: "Dataset", settings: Settings, console: Console) -> None:
-    """Counts of what becomes of it."""
-    from discord_lora.conversations.packing import steps_per_epoch
+def token_counter(settings: Settings, console: Console) -> "CountTokens | None":
+    """None, and a line that says why, when the model has no tokenizer within reach."""
+    from discord_lora.analysis import token_counts
+    from discord_lora.model_location import locate_base_model
 
-    examples = dataset.training_examples
-    messages = sum(example.targets for example in examples)
-    tokens = sum(map(len, examples))
-    trained = sum(int(example.trained.sum()) for example in examples)
-    console.print(
-        f"{dataset.training_conversations:,} conversations to train on, "
-        f"{dataset.held_out_conversations:,} held out\n"
-        f"{messages:,} messages of {dataset.voice.learns_from} in {len(examples):,} examples, "
-        f"{tokens:,} tokens, {trained:,} of them trained ({trained / tokens:.0%})\n"
-        f"{messages:,} / {settings.messages_per_step} = "
-        f"{steps_per_epoch(messages, settings.messages_per_step):,} optimizer steps an epoch",
-        markup=False,
-    )
-
-
-def show_samples(
-    dataset: "Dataset", tokenizer: Any, count: int, seed: int, console: Console
-) -> None:
-    """Print examples as the model sees them."""
-    import numpy as np
-
-    examples = dataset.training_examples
-    chosen = np.random.default_rng(seed).permutation(len(examples))[:count]
-    for number in chosen:
-        example = examples[number]
-        title = Text(f"conversation {example.conversation_id}, {len(example)} tokens")
-        console.rule(title, characters="-")
-        text = Text()
-        borders = np.flatnonzero(np.diff(example.trained)) + 1
-        for run in np.split(np.arange(len(example)), borders):
-            piece = tokenizer.decode(example.input_ids[run].tolist())
-            if not example.trained[run[0]]:
-                text.append(piece, style="dim")
-            elif console.is_terminal:
-                text.append(piece, style="bold green")
-            else:
-                text.append(f">>{piece}<<")
-        console.print(text)
+    location = locate_base_model(settings.base_model, plainly(console))
+    try:
+        return token_counts.token_counter(location)
+    except UserError as error:
+        console.print(f"tokens are not counted. {error}", style="yellow", markup=False)
+        return None
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from discord_lora.base_model import load_base_model, load_tokenizer, locate_base_model, weight_bytes
+from discord_lora.base_model import load_base_model, load_tokenizer, weight_bytes
 from discord_lora.console import UserError
 from discord_lora.conversations.prompt_format import PromptFormat, persona_voice
 from discord_lora.hardware import detect_hardware
+from discord_lora.model_location import locate_base_model
 from fakes import conversation, make_model, say
 from run_scripts import ROOT, tiny_model_folder
 

@@ -68,8 +68,9 @@ def main() -> int | None:
 
 def load_dataset(settings: Settings, console: Console) -> "tuple[Dataset, str]":
     """Messages into tokenized examples; also where the base model lies."""
-    from discord_lora.base_model import load_tokenizer, locate_base_model
+    from discord_lora.base_model import load_tokenizer
     from discord_lora.conversations.dataset_cache import open_dataset
+    from discord_lora.model_location import locate_base_model
 
     report = plainly(console)
 

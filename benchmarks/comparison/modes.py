@@ -20,9 +20,9 @@ from comparison.report import (
     print_report,
 )
 from comparison.rounds import BENCHMARKS, Round, Say, order_of, pick, run_job, run_round
-from discord_lora.base_model import locate_base_model
 from discord_lora.console import UserError, make_console, plainly
 from discord_lora.messages.prepare import PrepareOptions, prepare
+from discord_lora.model_location import locate_base_model
 from discord_lora.sample import is_sample, sample_chat_export
 from discord_lora.settings import Settings, load_settings
 

@@ -20,7 +20,6 @@ from transformers import (
 from discord_lora.analysis.model_shapes import MODELS, NF4_BYTES, ModelShape
 from discord_lora.console import UserError
 from discord_lora.hardware import Hardware
-from discord_lora.sample import is_sample, sample_model_folder
 
 # Their bars and notices would run through ours; what matters is said by this project.
 transformers.logging.set_verbosity_error()
@@ -30,27 +29,10 @@ warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", F
 Report = Callable[[str], None]
 
 
-def locate_base_model(name: str, report: Report) -> str:
-    """The folder or Hugging Face name behind BASE_MODEL; the sample model is fetched once.
+def model_shape(name: str, location: str) -> ModelShape:
+    """The sizes of BASE_MODEL, called `name`, which lies at `location`.
 
-    Raises:
-        UserError: it looks like a folder, and there is none.
-    """
-    if is_sample(name):
-        return str(sample_model_folder(Path.cwd(), report))
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return str(folder)
-    if folder.is_absolute() or name.startswith((".", "~")) or "\\" in name or name.count("/") > 1:
-        raise UserError(
-            f"BASE_MODEL: there is no folder {name}; write a Hugging Face name such as "
-            "mistralai/Mistral-7B-Instruct-v0.3, the folder of a downloaded model, or 'sample'."
-        )
-    return name
-
-
-def model_shape(name: str, report: Report) -> ModelShape:
-    """The sizes of BASE_MODEL. No weights are fetched, and of the usual models nothing at all.
+    No weights are fetched, and of the usual models nothing at all.
 
     Raises:
         UserError: it cannot be had, or is no decoder of the usual kind.
@@ -58,7 +40,7 @@ def model_shape(name: str, report: Report) -> ModelShape:
     known = next((shape for shape in MODELS if shape.name == name), None)
     if known is not None:
         return known
-    config = _from_hub(AutoConfig.from_pretrained, locate_base_model(name, report))
+    config = _from_hub(AutoConfig.from_pretrained, location)
     try:
         return ModelShape.from_config(config.to_dict(), name)
     except KeyError as error:

@@ -1,20 +1,25 @@
 """How scripts speak to people: output on any console, exit codes, errors without tracebacks."""
 
 import logging
+import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 EXIT_DONE = 0
 EXIT_USER_ERROR = 2
@@ -44,6 +49,11 @@ def make_console(*, stderr: bool = False, quiet: bool = False) -> Console:
     return Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=not stream.isatty())
 
 
+def printable(text: str) -> str:
+    """Foreign text without what a terminal obeys: control characters, changes of direction."""
+    return _OBEYED.sub(" ", text)
+
+
 def plainly(console: Console) -> Callable[[str], None]:
     """Print lines as they are: a name in brackets is no markup."""
     return lambda line: console.print(line, markup=False)
@@ -61,6 +71,21 @@ def make_progress(console: Console) -> Progress:
         console=console,
         disable=not console.is_terminal,
     )
+
+
+@contextmanager
+def byte_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A bar over the bytes read; call what it gives with bytes done and bytes in all."""
+    columns = (TextColumn("reading"), BarColumn(bar_width=30), DownloadColumn(), TextColumn("left"))
+    with Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task("reading", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:

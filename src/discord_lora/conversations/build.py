@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 from discord_lora.messages.record import Message, ReadyConversation
 
@@ -48,6 +49,23 @@ class Conversation:
         return self.messages[self.quoted].timestamp
 
 
+class Spoken(Protocol):
+    """What grouping looks at in a message."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def timestamp(self) -> datetime: ...
+    @property
+    def author_id(self) -> str: ...
+    @property
+    def author(self) -> str: ...
+    @property
+    def content(self) -> str: ...
+    @property
+    def reply_to(self) -> str | None: ...
+
+
 def build_conversations(messages: Iterable[Message], gap_minutes: float) -> list[Conversation]:
     """Group messages into conversations, ordered by channel and start.
 
@@ -61,14 +79,41 @@ def build_conversations(messages: Iterable[Message], gap_minutes: float) -> list
     conversations = []
     for members in channels.values():
         members.sort(key=lambda message: (message.timestamp, message.id))
-        conversations += _Channel(members, gap).conversations()
+        conversations += _conversations(members, _Channel(members, gap))
     return conversations
+
+
+def conversation_numbers(messages: Sequence[Spoken], gap_minutes: float) -> list[int]:
+    """For each message of one channel, sorted by time and id, the number of its conversation.
+
+    The same grouping as `build_conversations`, for statistics over more messages than one would
+    want as objects: number n is the conversation with the id `<channel id>/n`.
+    """
+    return _Channel(messages, timedelta(minutes=gap_minutes)).strands()
+
+
+def _conversations(messages: Sequence[Message], channel: "_Channel") -> list[Conversation]:
+    """The channel's conversations in the order in which they start."""
+    strands: list[list[Message]] = []
+    quoted: list[int] = []
+    for index, strand in enumerate(channel.strands()):
+        if strand == len(strands):
+            parent = channel.parents[index]
+            quote = [] if parent is None else [replace(messages[parent], train=False)]
+            strands.append(quote)
+            quoted.append(len(quote))
+        strands[strand].append(messages[index])
+    channel_id = messages[0].channel_id
+    return [
+        Conversation(f"{channel_id}/{number}", channel_id, tuple(strand), quoted=quote)
+        for number, (strand, quote) in enumerate(zip(strands, quoted, strict=True))
+    ]
 
 
 class _Channel:
     """One channel, read once from oldest to newest."""
 
-    def __init__(self, messages: Sequence[Message], gap: timedelta) -> None:
+    def __init__(self, messages: Sequence[Spoken], gap: timedelta) -> None:
         self.messages = messages
         self.gap = gap
         self.position = {message.id: index for index, message in enumerate(messages)}
@@ -86,7 +131,9 @@ class _Channel:
         self.last_by_name[message.author.casefold()] = index
         return target
 
-    def _mentioned(self, message: Message) -> int | None:
+    def _mentioned(self, message: Spoken) -> int | None:
+        if "@" not in message.content:
+            return None
         named = [self._last_of(words) for words in _MENTION.findall(message.content)]
         recent = [
             index
@@ -105,39 +152,28 @@ class _Channel:
                 return index
         return None
 
-    def conversations(self) -> list[Conversation]:
-        """The channel's conversations in the order in which they start."""
-        channel_id = self.messages[0].channel_id
-        return [
-            Conversation(f"{channel_id}/{number}", channel_id, tuple(strand), quoted=quoted)
-            for number, (strand, quoted) in enumerate(self._untangle())
-        ]
-
-    def _untangle(self) -> list[tuple[list[Message], int]]:
-        """The strands of the channel, each in time order, with the number of quoted messages."""
-        strands: list[list[Message]] = []
-        quoted: list[int] = []
+    def strands(self) -> list[int]:
+        """The strand of each message; strands are numbered in the order in which they start."""
         strand_of: list[int] = []
+        last_of: list[int] = []
         newest_chain: dict[int, int] = {}
         for index, message in enumerate(self.messages):
-            strand = self._strand_to_join(index, strands, strand_of, newest_chain)
+            strand = self._strand_to_join(index, last_of, strand_of, newest_chain)
             if strand is None:
-                strand = len(strands)
-                quote = self._quote(index)
-                strands.append(quote)
-                quoted.append(len(quote))
-            strands[strand].append(message)
+                strand = len(last_of)
+                last_of.append(index)
+            last_of[strand] = index
             strand_of.append(strand)
             chain = self.chain_of[index]
             if chain is not None:
                 newest_chain[strand] = chain
             self.last_by_author[message.author_id] = index
-        return list(zip(strands, quoted, strict=True))
+        return strand_of
 
     def _strand_to_join(
         self,
         index: int,
-        strands: Sequence[Sequence[Message]],
+        last_of: Sequence[int],
         strand_of: Sequence[int],
         newest_chain: dict[int, int],
     ) -> int | None:
@@ -145,7 +181,7 @@ class _Channel:
         parent = self.parents[index]
         if parent is not None:
             strand = strand_of[parent]
-            reach = message.timestamp - strands[strand][-1].timestamp
+            reach = message.timestamp - self.messages[last_of[strand]].timestamp
             return strand if reach <= REPLY_REACH else None
         for earlier in (self.last_by_author.get(message.author_id), index - 1):
             if earlier is None or earlier < 0:
@@ -163,10 +199,6 @@ class _Channel:
         return (
             own is not None and other is not None and own != other and self.chain_end[other] > index
         )
-
-    def _quote(self, index: int) -> list[Message]:
-        parent = self.parents[index]
-        return [] if parent is None else [replace(self.messages[parent], train=False)]
 
 
 def _chains(parents: Sequence[int | None]) -> tuple[list[int | None], dict[int, int]]:

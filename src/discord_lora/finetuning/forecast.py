@@ -14,7 +14,6 @@ from discord_lora.analysis.timings import Timing, add_timing, newest_timing
 from discord_lora.base_model import (
     load_base_model,
     load_tokenizer,
-    locate_base_model,
     model_shape,
 )
 from discord_lora.console import UserError, make_progress, plainly
@@ -27,6 +26,7 @@ from discord_lora.finetuning.calibration import calibrate
 from discord_lora.finetuning.training_model import TrainingModel
 from discord_lora.finetuning.training_state import build_state, make_accelerator
 from discord_lora.hardware import Hardware, detect_hardware
+from discord_lora.model_location import locate_base_model
 from discord_lora.sample import SAMPLE_MODEL_NAME
 from discord_lora.settings import Settings
 
@@ -62,7 +62,7 @@ def forecast(settings: Settings, asked: Asked, console: Console) -> NightPlan:
     machine = Machine.of_card(card) if card else hardware.machine()
     epoch = plan_of(settings, dataset, epochs=1.0, max_steps=0)
     run = plan_of(settings, dataset, epochs=settings.epochs, max_steps=settings.max_steps)
-    shape = model_shape(settings.base_model, say)
+    shape = model_shape(settings.base_model, locate_base_model(settings.base_model, say))
     if asked.calibrate:
         add_timing(settings.logs_dir, calibrated(settings, dataset, epoch, hardware, console))
     at_hand = card is None or card == find_card(hardware.name)

@@ -17,11 +17,11 @@ from discord_lora.base_model import (
     linear_layers,
     load_base_model,
     load_tokenizer,
-    locate_base_model,
 )
 from discord_lora.conversations.build import Conversation
 from discord_lora.conversations.prompt_format import PromptFormat, Voice
 from discord_lora.hardware import Hardware
+from discord_lora.model_location import locate_base_model
 from discord_lora.settings import Settings
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import orjson
@@ -21,7 +21,7 @@ from discord_lora.messages.record_fields import (
 from discord_lora.messages.text_input import chunks_of, decode_utf8, detect_encoding, lines_of
 from discord_lora.messages.timestamps import decide_date_order
 
-_HEAD_BYTES = 1 << 16
+HEAD_BYTES = 1 << 16
 _ARRAY_START = re.compile(r"\[")
 OpenFile = Callable[[], BinaryIO]
 """Opens the file anew at its start; called more than once."""
@@ -33,16 +33,18 @@ Located = tuple[str, Any]
 def read_records(open_file: OpenFile, file: str) -> Iterator[Located | Reject]:
     """Every value of the file with its place ("line 7"), and what is no JSON as rejects."""
     with open_file() as stream:
-        head = stream.read(_HEAD_BYTES)
+        head = stream.read(HEAD_BYTES)
     encoding = detect_encoding(head)
     with open_file() as stream:
-        if _is_json_lines(head, encoding):
-            yield from _read_lines(stream, encoding, file)
+        if is_json_lines(head, encoding):
+            # UTF-8 goes to orjson as bytes: decoding first would double the time.
+            is_utf8 = encoding.startswith("utf-8")
+            yield from read_lines(stream if is_utf8 else lines_of(stream, encoding), file)
         else:
             yield from _read_document(stream, encoding, head, file)
 
 
-def _is_json_lines(head: bytes, encoding: str) -> bool:
+def is_json_lines(head: bytes, encoding: str) -> bool:
     """True when any line of the head is a complete object; else it is one document."""
     text = head.decode(encoding, errors="ignore").lstrip("\ufeff\x00")
     if text.lstrip().startswith("["):
@@ -58,13 +60,12 @@ def _is_object(line: str) -> bool:
         return False
 
 
-def _read_lines(stream: BinaryIO, encoding: str, file: str) -> Iterator[Located | Reject]:
-    # UTF-8 goes to orjson as bytes: decoding first would double the time.
-    lines: Iterator[Any] = iter(stream)
-    if not encoding.startswith("utf-8"):
-        lines = lines_of(stream, encoding)
+def read_lines(
+    lines: Iterable[bytes | str], file: str, first_number: int = 1
+) -> Iterator[Located | Reject]:
+    """The values on `lines`, of which the first is line `first_number` of the file."""
     loads = orjson.loads
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines, first_number):
         try:
             yield f"line {number}", loads(line)
         except ValueError:
@@ -89,7 +90,7 @@ def _read_document(
     in_array = text.startswith("[")
     objects = JsonObjects(chunks_of(stream, encoding), is_generic_record, in_array=in_array)
     if in_array:
-        objects.read_until(_ARRAY_START, _HEAD_BYTES)
+        objects.read_until(_ARRAY_START, HEAD_BYTES)
     for piece in objects:
         if isinstance(piece, Broken):
             yield Reject(file, f"line {piece.line}", piece.reason)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -53,10 +54,21 @@ def read_training_data(path: Path) -> TrainingData:
     missing, cannot be opened, or holds nothing readable.
     """
     data = TrainingData()
-    try:
-        context, records = open_records(_opener(path), str(path), path.stem)
+    with explained(path):
+        context, records = open_records(opener(path), str(path), path.stem)
         for entry in records:
-            _take(data, entry, context, str(path))
+            take(data, entry, context, str(path))
+    _keep_the_latest_of_each_id(data)
+    refuse_nothing_readable(data, path)
+    data.warnings.extend(context.what_was_made_up(str(path)))
+    return data
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Raise UserError where the file is missing or cannot be opened."""
+    try:
+        yield
     except FileNotFoundError:
         raise UserError(f"There is no {path}. Make it with: {HOW_TO_PREPARE}") from None
     except OSError as error:
@@ -64,10 +76,6 @@ def read_training_data(path: Path) -> TrainingData:
         raise UserError(
             f"{path} cannot be opened: {reason}. Name the file that this wrote: {HOW_TO_PREPARE}"
         ) from None
-    _keep_the_latest_of_each_id(data)
-    _refuse_nothing_readable(data, path)
-    data.warnings.extend(context.what_was_made_up(str(path)))
-    return data
 
 
 def conversation_as_json(conversation: ReadyConversation) -> dict[str, Any]:
@@ -86,11 +94,13 @@ def write_line(stream: BinaryIO, record: Message | Reject | dict[str, Any]) -> N
     stream.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def _opener(path: Path) -> Callable[[], BinaryIO]:
+def opener(path: Path) -> Callable[[], BinaryIO]:
+    """Opens the file at its start, as often as asked."""
     return lambda: path.open("rb")
 
 
-def _take(data: TrainingData, entry: Located | Reject, context: RecordContext, file: str) -> None:
+def take(data: TrainingData, entry: Located | Reject, context: RecordContext, file: str) -> None:
+    """Add one value of the file to `data`, as what it is."""
     data.lines += 1
     if isinstance(entry, Reject):
         data.rejects.append(entry)
@@ -117,7 +127,8 @@ def _keep_the_latest_of_each_id(data: TrainingData) -> None:
         data.dropped[DUPLICATE] = repeated
 
 
-def _refuse_nothing_readable(data: TrainingData, path: Path) -> None:
+def refuse_nothing_readable(data: TrainingData, path: Path) -> None:
+    """Raise UserError unless there is something to learn from."""
     if data.messages or data.conversations:
         return
     if not data.lines:

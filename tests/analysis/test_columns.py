@@ -1,0 +1,185 @@
+"""The fast reader gives what the careful one gives: messages, counts, reasons."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from discord_lora.analysis import columns as columns_module
+from discord_lora.analysis.columns import FIELDS, columns_of, read_columns
+from discord_lora.analysis.plain_lines import are_plain
+from discord_lora.console import UserError
+from discord_lora.messages.record import Message
+from discord_lora.messages.training_data import read_training_data, write_line
+
+START = datetime(2024, 5, 1, tzinfo=UTC)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+NAME = st.sampled_from(["Ann", '"quoted"', "[bold]x[/]", " padded ", "שלום", "a\\b", "", "\u00a0"])
+MESSAGES = st.builds(
+    Message,
+    id=st.integers(1, 30).map(str),
+    guild=NAME,
+    channel_id=st.sampled_from(["1", "2"]),
+    channel=NAME,
+    timestamp=st.integers(0, 10**12).map(lambda n: START + timedelta(microseconds=n)),
+    author_id=st.sampled_from(["7", "8", ""]),
+    author=NAME,
+    content=TEXT,
+    username=NAME,
+    reply_to=st.sampled_from([None, "3", "gone"]),
+    reactions=st.integers(0, 5),
+    is_bot=st.booleans(),
+    train=st.booleans(),
+)
+PLAIN = {
+    "id": "77", "guild": "", "channel_id": "1", "channel": "talk",
+    "timestamp": "2024-05-01T12:00:00+00:00", "author_id": "7", "author": "Ann", "content": "hi",
+    "username": "", "reply_to": None, "reactions": 0, "is_bot": False, "train": True,
+}  # fmt: skip
+ODD = [
+    b"",
+    b"   ",
+    b"\xef\xbb\xbf{}",
+    b"not json",
+    b'{"id": "5", "content": "no time"}',
+    b'{"text": "other names", "user": "Bo", "date": "3/4/2019"}',
+    b'{"id":"6","content":"two"} {"id":"7","content":"objects"}',
+    b'{"id":"8","content":"caf\xe9"}',
+    b'{"id":"9","content":"lone \\ud83d surrogate"}',
+    b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
+    b"[1, 2]",
+    json.dumps(PLAIN).encode(),
+    json.dumps(PLAIN, separators=(",", ":")).encode() + b" \r",
+    json.dumps(PLAIN | {"content": '😀 \\ " \n'}).encode(),
+    json.dumps(PLAIN | {"timestamp": "2024-02-30T12:00:00+00:00"}).encode(),
+    json.dumps(PLAIN | {"timestamp": "2024-05-01T12:00:00+02:00", "id": "78"}).encode(),
+    json.dumps(PLAIN | {"timestamp": None, "id": "not a number"}).encode(),
+    json.dumps(PLAIN | {"id": 78, "reactions": -1, "train": "no"}).encode(),
+    json.dumps(PLAIN | {"content": "\x1c \u2003"}).encode(),
+    json.dumps(PLAIN | {"reactions": 10**17}).encode(),
+    json.dumps(PLAIN | {"reactions": 10**30}).encode(),
+    json.dumps({key: value for key, value in PLAIN.items() if key != "username"}).encode(),
+    json.dumps(PLAIN)[:-1].encode() + b', "id": "twice"}',
+    json.dumps(PLAIN | {"timestamp": "1875-05-01T12:00:00+00:00"}).encode(),
+    json.dumps(PLAIN | {"timestamp": "2024-05-01T12:00:60+00:00"}).encode(),
+    *(
+        json.dumps(PLAIN).encode().replace(b"hi", text)
+        for text in (
+            rb"\ud83d\ude00",
+            rb"\ud83d x",
+            rb"\ude00\ude00",
+            rb"\ude00\ud83d",
+            rb"\x41",
+            b"caf\xe9",
+            b"raw\ttab",
+            b"nul\x00",
+            rb"\u0000",
+            b"a\xe2\x80\xa8b",
+            b"a\rb",
+        )
+    ),
+]
+
+
+def line_of(message):
+    class Sink(bytearray):
+        write = bytearray.extend
+
+    sink = Sink()
+    write_line(sink, message)
+    return bytes(sink).rstrip(b"\n")
+
+
+LINES = st.lists(st.one_of(MESSAGES.map(line_of), st.sampled_from(ODD)), min_size=1, max_size=30)
+
+
+def assert_read_the_same(path):
+    try:
+        careful = read_training_data(path)
+    except UserError as error:
+        with pytest.raises(UserError) as raised:
+            read_columns(path)
+        assert raised.value.problems == error.problems
+        return
+    fast = read_columns(path)
+    rows = (
+        fast.frame.drop("has_time") if fast.ready is None else fast.frame.clear().drop("has_time")
+    )
+    assert rows.equals(columns_of(careful.messages).drop("has_time"))
+    for name in ("lines", "rejects", "dropped", "warnings", "conversations"):
+        assert getattr(fast.account, name) == getattr(careful, name), name
+
+
+@given(LINES, st.sampled_from([b"\n", b"\r\n"]), st.booleans(), st.sampled_from([60, 700, 1 << 20]))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_every_mix_of_lines_is_read_as_by_the_careful_reader(
+    tmp_path_factory, lines, newline, ends, block
+):
+    path = tmp_path_factory.getbasetemp() / "mixed.jsonl"
+    path.write_bytes(newline.join(lines) + (newline if ends else b""))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(columns_module, "_BLOCK_BYTES", block)
+        assert_read_the_same(path)
+
+
+@pytest.mark.parametrize("line", ODD, ids=range(len(ODD)))
+def test_every_odd_line_alone(tmp_path, line):
+    path = tmp_path / "one.jsonl"
+    path.write_bytes(line)
+    assert_read_the_same(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_other_encodings_and_a_json_array(tmp_path, encoding):
+    path = tmp_path / "array.json"
+    text = json.dumps([PLAIN, PLAIN | {"id": "78", "content": "żółw"}], ensure_ascii=False)
+    path.write_bytes(text.encode(encoding))
+    assert_read_the_same(path)
+    path.write_bytes("\n".join(map(json.dumps, [PLAIN, PLAIN | {"id": "3"}])).encode(encoding))
+    assert_read_the_same(path)
+
+
+def test_our_own_lines_are_plain_and_others_are_not():
+    def plain(**changed):
+        return are_plain(pl.Series([json.dumps(PLAIN | changed)]))[0]
+
+    assert plain()
+    assert plain(content='a "quote", a \\ and a \u0007', author="[b] <script>")
+    assert not plain(timestamp="2024-05-01T12:00:00+02:00")
+    assert not plain(reactions=1.5)
+    assert not plain(id=5)
+    assert not plain(extra=1)
+    assert not plain(author=" Ann")
+
+
+def test_a_time_that_had_to_be_made_up_is_marked(tmp_path):
+    path = tmp_path / "talk.jsonl"
+    path.write_bytes(line_of(Message(**PLAIN | {"timestamp": START})) + b'\n{"content": "later"}\n')
+    frame = read_columns(path).frame
+    assert frame["has_time"].to_list() == [True, False]
+    assert frame["timestamp"].to_list() == [START, START + timedelta(seconds=1)]
+
+
+def test_ready_conversations_become_a_row_a_turn(tmp_path):
+    path = tmp_path / "ready.jsonl"
+    path.write_bytes(ODD[9] + b"\n" + ODD[9])
+    columns = read_columns(path)
+    assert columns.frame["content"].to_list() == ["a", "b", "a", "b"]
+    assert columns.ready is not None
+    assert columns.ready.n_unique() == 2
+    assert not columns.frame["has_time"].any()
+
+
+def test_the_columns_are_the_fields_of_a_message():
+    assert [*FIELDS][:-1] == list(Message.__dataclass_fields__)
+
+
+def test_progress_ends_at_the_size_of_the_file(tmp_path):
+    path = tmp_path / "talk.jsonl"
+    path.write_bytes(b"\n".join([json.dumps(PLAIN).encode()] * 3))
+    seen = []
+    read_columns(path, seen.append)
+    assert seen[-1] == path.stat().st_size
