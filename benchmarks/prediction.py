@@ -87,7 +87,7 @@ class Compared:
     peak_bytes: float
 
 
-def main() -> None:
+def main() -> int | None:
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog=EXAMPLES,
@@ -105,8 +105,11 @@ def main() -> None:
             if arguments.only and str(number) not in arguments.only.split(","):
                 continue
             console.print(f"{number}: {case.name}", markup=False)
-            done.append(compare(case, files[case.messages], Path(folder, str(number)), arguments.steps))
+            done.append(
+                compare(case, files[case.messages], Path(folder, str(number)), arguments.steps)
+            )
             show(done, console, arguments.steps)
+    return None
 
 
 def data_files(folder: Path, console: Console) -> dict[str, Path]:
@@ -121,7 +124,7 @@ def data_files(folder: Path, console: Console) -> dict[str, Path]:
     for name, wanted in (("short", True), ("long", False)):
         with files[name].open("wb") as stream:
             for message in messages:
-                if (len(message.text) <= SHORT_CHARACTERS) == wanted:
+                if (len(message.content) <= SHORT_CHARACTERS) == wanted:
                     write_line(stream, message)
     return files
 
@@ -211,4 +214,4 @@ def show(done: list[Compared], console: Console, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    run_script(lambda: main())
+    run_script(main)

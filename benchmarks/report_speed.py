@@ -118,7 +118,7 @@ def measure(run: Run, lines: list[bytes], folder: Path, model: str) -> Measured:
     with data.open("wb") as stream:
         stream.writelines(repeated(lines, run.messages, run.different))
     command = [sys.executable, str(SCRIPT), "--training-data-path", str(data)]
-    command += ["--base-model", model] if run.tokens else ["--no-tokens"]
+    command += ["--no-plan", "--base-model", model] if run.tokens else ["--no-tokens"]
     peak = 0
     began = time.perf_counter()
     with psutil.Popen(command, stdout=subprocess.DEVNULL) as process:

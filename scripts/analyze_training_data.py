@@ -104,8 +104,21 @@ def main() -> int | None:
             show_training_view(settings, max(0, args.show_sample), console)
         if not (args.no_plan or args.no_tokens):
             filtered = any(finding.key == "filtered_already" for finding in report.findings)
-            plan_the_night(args, settings, console, looks_filtered=filtered)
+            try:
+                plan_the_night(args, settings, console, looks_filtered=filtered)
+            except UserError as error:
+                if wants_plan(args):
+                    raise
+                console.print("No plan of the night: " + " ".join(error.problems), markup=False)
     return None
+
+
+def wants_plan(args: argparse.Namespace) -> bool:
+    """True if the plan was asked for; else it is an extra that may fail."""
+    numbers = (args.seconds_per_step, args.hours)
+    return bool(args.calibrate or args.gpu or args.ready_by or args.write_env) or any(
+        number is not None for number in numbers
+    )
 
 
 def plan_the_night(

@@ -51,7 +51,8 @@ def test_help_answers_at_once_and_loads_nothing_heavy():
 
 def test_the_report_needs_no_torch_even_with_tokens(tmp_path, chat):
     make_tokenizer().save_pretrained(tmp_path / "tiny")
-    options = ["--training-data-path", str(chat), "--base-model", str(tmp_path / "tiny")]
+    model = str(tmp_path / "tiny")
+    options = ["--training-data-path", str(chat), "--base-model", model, "--no-plan"]
     program = (
         "import runpy, sys\n"
         f"sys.argv = {[SCRIPT, *options]!r}\n"

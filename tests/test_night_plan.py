@@ -27,7 +27,7 @@ def words(tmp_path):
 
 def settings_of(words):
     names = [str(word).removeprefix("--").replace("-", "_") for word in words[::2]]
-    return load_settings(dict(zip(names, words[1::2], strict=True)), env_file=None)
+    return load_settings(dict(zip(names, map(str, words[1::2]), strict=True)), env_file=None)
 
 
 def test_a_plan_is_modelled_until_it_is_calibrated(words, monkeypatch, capsys):

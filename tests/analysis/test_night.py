@@ -102,7 +102,11 @@ def test_the_lines_for_env_give_the_same_steps():
         if not choice.chosen:
             whole = by_name(63_000)[ONE_EPOCH].steps * settings.epochs
             assert min(whole, settings.max_steps or whole) == choice.steps
-    assert by_name(63_000)["two epochs"].env(2e-4)["LEARNING_RATE"] == "0.00015"
+    rates = {name: it.env(2e-4)["LEARNING_RATE"] for name, it in by_name(63_000).items()}
+    assert rates["half an epoch, higher rate"] == "0.0003"
+    assert rates["a test"] == rates[ONE_EPOCH] == "0.0002"
+    assert rates["two epochs"] == "0.00015"
+    assert rates["three epochs"] == "0.0001"
 
 
 @given(messages=st.integers(1, 10**6), per_step=st.integers(1, 64))

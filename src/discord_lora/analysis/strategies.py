@@ -12,13 +12,16 @@ from discord_lora.conversations.steps import steps_of_run
 ONE_EPOCH_FROM, TWO_EPOCHS_FROM = 1_500, 500
 """Steps an epoch from which one pass is enough, and two."""
 
-ONE_EPOCH = "one epoch"
+ONE_EPOCH, TEST = "one epoch", "a test"
 TEST_STEPS = 500
 LARGEST_SHARE_KEPT = 0.8
 """A subset larger than this is no choice of its own."""
 
 RISKS = {1.0: "low", 2.0: "some", math.inf: "high"}
 """Of reciting messages, by the times that each is seen."""
+
+RATE_FACTORS = {0.5: 1.5, 1.0: 1.0, 2.0: 0.75, math.inf: 0.5}
+"""Of LEARNING_RATE, by the times that each message is seen: 3e-4, 2e-4, 1.5e-4, 1e-4 for 2e-4."""
 
 CLASSIC_OVERHEAD_SECONDS, CLASSIC_OVERHEAD_SHARE = 2 * 3600, 0.06
 """Checkpoints and validation of the classic recipe: about 2 hours, less for a short run."""
@@ -33,21 +36,21 @@ class Strategy:
     """That are trained on."""
     epochs: float
     steps: int
-    rate_factor: float
-    """Times LEARNING_RATE: the fewer the steps, the higher."""
     chosen: str = ""
     """How the messages are chosen: an option of filter_training_data.py; empty: all."""
     max_steps: int = 0
 
     @property
-    def seen(self) -> float:
-        """How often each message is trained on."""
-        return self.epochs
-
-    @property
     def risk(self) -> str:
         """Of reciting messages."""
-        return next(risk for most, risk in RISKS.items() if self.seen <= most)
+        return next(risk for most, risk in RISKS.items() if self.epochs <= most)
+
+    @property
+    def rate_factor(self) -> float:
+        """Times LEARNING_RATE: the less is seen, the higher. A test has that of what it tests."""
+        if self.name == TEST:
+            return 1.0
+        return next(factor for most, factor in RATE_FACTORS.items() if self.epochs <= most)
 
     def env(self, learning_rate: float) -> dict[str, str]:
         """Lines for `.env`."""
@@ -60,24 +63,24 @@ class Strategy:
 def strategies(messages: int, messages_per_step: int) -> list[Strategy]:
     """The choices for so many messages."""
 
-    def make(name: str, count: int, epochs: float, factor: float, chosen: str = "") -> Strategy:
+    def make(name: str, count: int, epochs: float, chosen: str = "") -> Strategy:
         steps = steps_of_run(count, messages_per_step, epochs)
-        return Strategy(name, count, epochs, steps, factor, chosen)
+        return Strategy(name, count, epochs, steps, chosen)
 
     choices = [
-        make("half an epoch, higher rate", messages, 0.5, 1.5),
-        make(ONE_EPOCH, messages, 1, 1.0),
-        make("two epochs", messages, 2, 0.75),
-        make("three epochs", messages, 3, 0.5),
+        make("half an epoch, higher rate", messages, 0.5),
+        make(ONE_EPOCH, messages, 1),
+        make("two epochs", messages, 2),
+        make("three epochs", messages, 3),
     ]
     an_epoch = choices[1].steps
     if an_epoch > TEST_STEPS:
         share = TEST_STEPS / an_epoch
-        choices.append(Strategy("a test", messages, share, TEST_STEPS, 1.0, max_steps=TEST_STEPS))
+        choices.append(Strategy(TEST, messages, share, TEST_STEPS, max_steps=TEST_STEPS))
     for count, how in ((10_000, "best"), (5_000, "best"), (2_000, "hand-pick")):
         if count <= LARGEST_SHARE_KEPT * messages:
             name = f"{'hand-picked' if how == 'hand-pick' else 'the best'} {count:,}, three epochs"
-            choices.append(make(name, count, 3, 0.5, f"--{how} {count}"))
+            choices.append(make(name, count, 3, f"--{how} {count}"))
     return choices
 
 

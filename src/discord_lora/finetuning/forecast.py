@@ -98,9 +98,7 @@ def open_with_any_tokenizer(settings: Settings, say: Callable[[str], None]) -> D
     return open_dataset(stand_in, tokenizer_of(SAMPLE_MODEL_NAME), say)
 
 
-def plan_of(
-    settings: Settings, dataset: Dataset, *, epochs: float, max_steps: int
-) -> TrainingPlan:
+def plan_of(settings: Settings, dataset: Dataset, *, epochs: float, max_steps: int) -> TrainingPlan:
     return plan_training(
         dataset.training_examples,
         messages_per_step=settings.messages_per_step,
