@@ -5,27 +5,22 @@ the messages nothing is shown but what --explain or --show-sample ask for.
 """
 
 import argparse
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from discord_lora.console import UserError, make_console, plainly, run_script
+from discord_lora.analysis.plan_options import Asked, add_plan_options
+from discord_lora.console import UserError, make_console, run_script
 from discord_lora.settings import (
     Settings,
     add_setting_options,
     parse_with_settings,
     script_parser,
-    write_env,
 )
 
 if TYPE_CHECKING:
-    from discord_lora.analysis.data_report import Preparation
-    from discord_lora.analysis.measure import CountTokens
+    pass
 
 EXAMPLES = """\
   python scripts/analyze_training_data.py                         the whole report
@@ -74,19 +69,24 @@ def main() -> int | None:
     args, settings = parse_with_settings(make_parser())
     from discord_lora.analysis import explain, measure, report_files, report_page
     from discord_lora.analysis.activity import check_timezone
+    from discord_lora.analysis.token_counts import find_token_counter
 
     if args.json_keys:
         print(report_files.key_table())
         return None
     check_timezone(args.timezone)
     console = make_console()
-    with training_data(args, settings, console) as (path, preparation):
+    source = report_files.training_data(
+        tuple(args.paths), settings.training_data_path, args.account, console
+    )
+    with source as (path, preparation):
+        settings = settings.model_copy(update={"training_data_path": path})
         columns = report_files.read_with_progress(path, console)
         options = measure.Options(
             settings.conversation_gap_minutes,
             args.timezone,
             settings.base_model,
-            None if args.no_tokens else token_counter(settings, console),
+            None if args.no_tokens else find_token_counter(settings.base_model, console),
             preparation,
         )
         with console.status("measuring", spinner="line"):
@@ -100,52 +100,23 @@ def main() -> int | None:
         if args.show_sample is not None:
             from discord_lora.analysis.training_view import show_training_view
 
-            settings = settings.model_copy(update={"training_data_path": path})
             show_training_view(settings, max(0, args.show_sample), console)
         if not (args.no_plan or args.no_tokens):
             filtered = any(finding.key == "filtered_already" for finding in report.findings)
-            try:
-                plan_the_night(args, settings, console, looks_filtered=filtered)
-            except UserError as error:
-                if wants_plan(args):
-                    raise
-                console.print("No plan of the night: " + " ".join(error.problems), markup=False)
+            show_night(Asked.of(args, looks_filtered=filtered), settings, console)
     return None
 
 
-def wants_plan(args: argparse.Namespace) -> bool:
-    """True if the plan was asked for; else it is an extra that may fail."""
-    numbers = (args.seconds_per_step, args.hours)
-    return bool(args.calibrate or args.gpu or args.ready_by or args.write_env) or any(
-        number is not None for number in numbers
-    )
+def show_night(asked: Asked, settings: Settings, console: Console) -> None:
+    """The plan; where nobody asked for it, what it lacks is no error."""
+    from discord_lora.finetuning.forecast import plan_the_night
 
-
-def plan_the_night(
-    args: argparse.Namespace, settings: Settings, console: Console, *, looks_filtered: bool
-) -> None:
-    """Memory, choices and what ends in time; if asked for, the lines for .env are written."""
-    from discord_lora.analysis import plan_page
-    from discord_lora.analysis.night import plan_for
-    from discord_lora.finetuning.forecast import Asked, forecast
-
-    now = datetime.now().astimezone()
-    seconds = plan_page.seconds_allowed(args.ready_by, args.hours, now)
-    asked = Asked(args.gpu, args.calibrate, args.seconds_per_step, looks_filtered)
-    plan = forecast(settings, asked, console)
-    plan_page.show_plan(plan, settings, console, classic=args.seconds_per_step or 0.0)
-    chosen = plan.recommendation.strategy
-    if seconds is not None:
-        deadline = plan_for(plan, seconds, settings.messages_per_step)
-        plan_page.show_deadline(deadline, settings, console, now)
-        if deadline is None:
-            return
-        chosen = deadline.strategy
-    if args.write_env:
-        path = args.env_file or Path(".env")
-        backup = write_env(path, chosen.env(settings.learning_rate))
-        kept = f"; as it was: {backup}" if backup else ""
-        console.print(f"written into {path}{kept}", markup=False)
+    try:
+        plan_the_night(asked, settings, console)
+    except UserError as error:
+        if asked.outright:
+            raise
+        console.print("No plan of the night: " + " ".join(error.problems), markup=False)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -167,51 +138,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("--show-sample", type=int, metavar="N",
         help="print what becomes of the data in training, and N examples, trained tokens "
         "marked")  # fmt: skip
-    plan = parser.add_argument_group("the plan of the night")
-    add = plan.add_argument
-    add("--no-plan", action="store_true", help="the report alone")
-    add("--calibrate", action="store_true",
-        help="time about twenty real micro-batches here, so that the plan is right")  # fmt: skip
-    add("--gpu", default="", metavar="NAME",
-        help="plan for this card instead of this machine, such as 'RTX 2080 Ti'")  # fmt: skip
-    add("--seconds-per-step", type=float, metavar="S",
-        help="times of another trainer that needs S seconds a step")  # fmt: skip
-    add("--ready-by", metavar="HH:MM", help="what ends by then")
-    add("--hours", type=float, metavar="H", help="what ends within so many hours")
-    add("--write-env", action="store_true",
-        help="put the recommended lines into .env; the old one is kept as .env.backup")  # fmt: skip
+    add_plan_options(parser)
     add_setting_options(parser, SETTINGS)
     return parser
-
-
-@contextmanager
-def training_data(
-    args: argparse.Namespace, settings: Settings, console: Console
-) -> Iterator[tuple[Path, "Preparation | None"]]:
-    """The file to look at; of exports one that is prepared with the usual cleaning and deleted."""
-    from discord_lora.analysis import report_files
-
-    if not args.paths:
-        account = report_files.read_account(args.account) if args.account else None
-        yield settings.training_data_path, account
-        return
-    if args.account:
-        raise UserError("--account: exports have an account of their own; leave it out.")
-    with tempfile.TemporaryDirectory(prefix="discord-lora-") as folder:
-        yield report_files.prepare_aside(tuple(args.paths), Path(folder), console)
-
-
-def token_counter(settings: Settings, console: Console) -> "CountTokens | None":
-    """None, and a line that says why, when the model has no tokenizer within reach."""
-    from discord_lora.analysis import token_counts
-    from discord_lora.model_location import locate_base_model
-
-    location = locate_base_model(settings.base_model, plainly(console))
-    try:
-        return token_counts.token_counter(location)
-    except UserError as error:
-        console.print(f"tokens are not counted. {error}", style="yellow", markup=False)
-        return None
 
 
 if __name__ == "__main__":

@@ -79,3 +79,20 @@ def test_lines_of_timings_are_plain_data(words, monkeypatch):
     assert run_here(monkeypatch, ANALYZE, *words, "--calibrate") == 0
     lines = (settings_of(words).logs_dir / "timings.jsonl").read_text().splitlines()
     assert json.loads(lines[0])["time"]["source"] == "calibrated"
+
+
+def test_exports_are_planned_as_they_are(words, tmp_path, monkeypatch, capsys):
+    write_chat(tmp_path / "other.jsonl", 200)
+    assert run_here(monkeypatch, ANALYZE, tmp_path / "other.jsonl", *words, "--hours", 9) == 0
+    said = capsys.readouterr().out
+    assert "messages / (1 x 4) = " in said
+    assert "No plan" not in said
+    assert not (tmp_path / "data").exists()
+    steps = int(said.split(" messages / (1 x 4) = ")[0].split()[-1].replace(",", ""))
+    assert 150 < steps < 200
+
+
+def test_nonsense_is_refused(words, monkeypatch, capsys):
+    for wish in (["--seconds-per-step", 0], ["--hours", -1], ["--ready-by", "noon"]):
+        assert run_here(monkeypatch, ANALYZE, *words, *wish) == 2
+        assert wish[0] in capsys.readouterr().err

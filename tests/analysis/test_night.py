@@ -20,7 +20,8 @@ from discord_lora.analysis.night import (
     plan_night,
     workday,
 )
-from discord_lora.analysis.plan_page import duration, seconds_allowed, show_plan
+from discord_lora.analysis.plan_options import seconds_allowed
+from discord_lora.analysis.plan_page import duration, show_plan
 from discord_lora.analysis.strategies import (
     ONE_EPOCH,
     classic_seconds,

@@ -1,7 +1,7 @@
 """The plan of the night on a terminal: memory, choices, one recommendation, what to put in .env."""
 
 from dataclasses import fields
-from datetime import datetime, time, timedelta
+from datetime import datetime, timedelta
 
 from rich import box
 from rich.console import Console
@@ -10,10 +10,7 @@ from rich.table import Table
 from discord_lora.analysis.night import Deadline, NightPlan
 from discord_lora.analysis.strategies import ONE_EPOCH
 from discord_lora.analysis.time_model import BANDS
-from discord_lora.console import UserError
 from discord_lora.settings import Settings
-
-MOST_HOURS = 10_000
 
 WORDS = {
     "weights": "model, linear layers",
@@ -24,32 +21,6 @@ WORDS = {
     "workspace": "layers unpacked at work",
     "context": "CUDA, or the process itself",
 }
-
-
-def seconds_allowed(ready_by: str | None, hours: float | None, now: datetime) -> float | None:
-    """Until the deadline; None if there is none.
-
-    Raises:
-        UserError: it is no time of day, or both are given.
-    """
-    if ready_by and hours is not None:
-        raise UserError("--ready-by and --hours: give one of them.")
-    if hours is not None:
-        if not 0 < hours < MOST_HOURS:
-            raise UserError("--hours: must be more than 0, such as 8 or 0.5.")
-        return hours * 3600
-    if not ready_by:
-        return None
-    try:
-        wanted = time.fromisoformat(ready_by.strip().zfill(5))
-    except ValueError:
-        raise UserError(
-            f"--ready-by: {ready_by} is no time of day; write HH:MM, such as 07:00."
-        ) from None
-    then = datetime.combine(now.date(), wanted, now.tzinfo)
-    if then <= now:
-        then = datetime.combine(now.date() + timedelta(days=1), wanted, now.tzinfo)
-    return (then - now).total_seconds()
 
 
 def duration(seconds: float) -> str:

@@ -1,5 +1,8 @@
 """Files around the data report: the exports it may start from, the account, the JSON."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import orjson
@@ -10,6 +13,26 @@ from discord_lora.analysis.data_report import DataReport, Preparation, as_json, 
 from discord_lora.console import UserError, byte_progress
 from discord_lora.messages.account import PrepareReport
 from discord_lora.messages.prepare import PrepareOptions, prepare
+
+
+@contextmanager
+def training_data(
+    exports: tuple[Path, ...], prepared: Path, account: Path | None, console: Console
+) -> Iterator[tuple[Path, Preparation | None]]:
+    """The file to look at, and what its preparation left out, where that is known.
+
+    Exports are prepared with the usual cleaning into a file that is deleted afterwards.
+
+    Raises:
+        UserError: as `prepare` or `read_account`, or an account is given for exports.
+    """
+    if not exports:
+        yield prepared, read_account(account) if account else None
+        return
+    if account:
+        raise UserError("--account: exports have an account of their own; leave it out.")
+    with tempfile.TemporaryDirectory(prefix="discord-lora-") as folder:
+        yield prepare_aside(exports, Path(folder), console)
 
 
 def prepare_aside(

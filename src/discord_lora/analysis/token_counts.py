@@ -1,20 +1,32 @@
 """Tokens of each message, with the model's own tokenizer and without torch or transformers."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from rich.console import Console
 from tokenizers import Tokenizer
 
-from discord_lora.console import UserError
+from discord_lora.analysis.measure import CountTokens
+from discord_lora.console import UserError, plainly
+from discord_lora.model_location import locate_base_model
 
 _BATCH = 5_000
 _FILE = "tokenizer.json"
 
 
-def token_counter(location: str) -> Callable[[pl.Series], npt.NDArray[np.int64]]:
+def find_token_counter(base_model: str, console: Console) -> CountTokens | None:
+    """None, and a line that says why, when the model has no tokenizer within reach."""
+    location = locate_base_model(base_model, plainly(console))
+    try:
+        return token_counter(location)
+    except UserError as error:
+        console.print(f"tokens are not counted. {error}", style="yellow", markup=False)
+        return None
+
+
+def token_counter(location: str) -> CountTokens:
     """A function that counts the tokens of texts, without what surrounds a turn.
 
     `location` is a folder or a Hugging Face name. Raises UserError when it has no fast tokenizer

@@ -1,14 +1,16 @@
 """From settings and data to the plan of the night: what would be trained, on what, for how long."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from datetime import datetime
 
 from rich.console import Console
 
 from discord_lora.analysis.cards import find_card, near_names
 from discord_lora.analysis.estimates import Fit, Machine
 from discord_lora.analysis.model_shapes import MODELS, ModelShape
-from discord_lora.analysis.night import NightPlan, Workday, fit_data, plan_night, workday
+from discord_lora.analysis.night import NightPlan, Workday, fit_data, plan_for, plan_night, workday
+from discord_lora.analysis.plan_options import Asked, seconds_allowed
+from discord_lora.analysis.plan_page import show_deadline, show_plan
 from discord_lora.analysis.time_model import Work
 from discord_lora.analysis.timings import Timing, add_timing, newest_timing
 from discord_lora.base_model import (
@@ -28,19 +30,30 @@ from discord_lora.finetuning.training_state import build_state, make_accelerator
 from discord_lora.hardware import Hardware, detect_hardware
 from discord_lora.model_location import locate_base_model
 from discord_lora.sample import SAMPLE_MODEL_NAME
-from discord_lora.settings import Settings
+from discord_lora.settings import Settings, write_env
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What the user wants to know."""
+def plan_the_night(asked: Asked, settings: Settings, console: Console) -> None:
+    """Show memory, choices and what ends in time; if asked for, write the lines for .env.
 
-    gpu: str = ""
-    """Another card than the one at hand."""
-    calibrate: bool = False
-    seconds_per_step: float | None = None
-    """Of another trainer: the classic arithmetic."""
-    looks_filtered: bool = False
+    Raises:
+        UserError: as `forecast`, or .env cannot be written.
+    """
+    now = datetime.now().astimezone()
+    seconds = seconds_allowed(asked.ready_by, asked.hours, now)
+    plan = forecast(settings, asked, console)
+    show_plan(plan, settings, console, classic=asked.seconds_per_step or 0.0)
+    chosen = plan.recommendation.strategy
+    if seconds is not None:
+        deadline = plan_for(plan, seconds, settings.messages_per_step)
+        show_deadline(deadline, settings, console, now)
+        if deadline is None:
+            return
+        chosen = deadline.strategy
+    if asked.write_env is not None:
+        backup = write_env(asked.write_env, chosen.env(settings.learning_rate))
+        kept = f"; as it was: {backup}" if backup else ""
+        console.print(f"written into {asked.write_env}{kept}", markup=False)
 
 
 def forecast(settings: Settings, asked: Asked, console: Console) -> NightPlan:
