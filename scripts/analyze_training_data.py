@@ -5,6 +5,7 @@ the messages nothing is shown but what --explain or --show-sample ask for.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,7 @@ def main() -> int | None:
         print(report_files.key_table())
         return None
     check_timezone(args.timezone)
+    asked = Asked.of(args)
     console = make_console()
     source = report_files.training_data(
         tuple(args.paths), settings.training_data_path, args.account, console
@@ -103,7 +105,7 @@ def main() -> int | None:
             show_training_view(settings, max(0, args.show_sample), console)
         if not (args.no_plan or args.no_tokens):
             filtered = any(finding.key == "filtered_already" for finding in report.findings)
-            show_night(Asked.of(args, looks_filtered=filtered), settings, console)
+            show_night(replace(asked, looks_filtered=filtered), settings, console)
     return None
 
 

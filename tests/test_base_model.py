@@ -6,8 +6,12 @@ import torch
 from discord_lora.base_model import load_base_model, load_tokenizer, weight_bytes
 from discord_lora.console import UserError
 from discord_lora.conversations.prompt_format import PromptFormat, persona_voice
+from discord_lora.finetuning.adapter import attach_adapter
+from discord_lora.finetuning.fast_paths import choose_paths, random_example
+from discord_lora.finetuning.training_model import TrainingModel
 from discord_lora.hardware import detect_hardware
 from discord_lora.model_location import locate_base_model
+from discord_lora.settings import load_settings
 from fakes import conversation, make_model, say
 from run_scripts import ROOT, tiny_model_folder
 
@@ -80,3 +84,15 @@ def test_evaluating_a_4bit_model_leaves_it_trainable(tmp_path, monkeypatch):
         model(inputs_embeds=embeddings.detach(), use_cache=False)
     model.train()
     assert torch.equal(gradient(), before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lengths", [(), (40, 60, 80)], ids=["random", "examples"])
+def test_every_fast_piece_serves_the_sample_model(monkeypatch, lengths):
+    """A real model's rounding is larger than a tiny one's: it must not count as another way."""
+    monkeypatch.chdir(ROOT)
+    model = load_base_model(locate_base_model("sample", print), detect_hardware(), "nf4")
+    model = TrainingModel(attach_adapter(model, load_settings(env_file=None)))
+    paths = choose_paths(model, [random_example(model, length) for length in lengths])
+    assert paths.packing
+    assert paths.general == ()

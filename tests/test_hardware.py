@@ -88,3 +88,18 @@ def test_what_torch_holds_for_reuse_counts_as_free(monkeypatch):
 )
 def test_every_way_of_running_out_of_memory_is_known(error, out):
     assert is_out_of_memory(error) == out
+
+
+def test_an_unknown_card_is_measured_and_a_known_one_has_its_own_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
+    cpu = torch.device("cpu")  # where the products run that are timed
+
+    class OnACard(Hardware):
+        is_cuda = True
+
+    unknown = OnACard(cpu, "NVIDIA RTX 4070 Laptop GPU", torch.float32, "no", 8 * 2**30).machine()
+    assert (unknown.kind, unknown.memory_bytes) == ("cuda", 8 * 2**30)
+    assert unknown.flops_per_second > 1e8
+    assert unknown.bytes_per_second > 1e8
+    known = OnACard(cpu, "NVIDIA GeForce RTX 4060 Ti", torch.float32, "no", 8 * 2**30).machine()
+    assert (known.name, known.memory_bytes) == ("RTX 4060 Ti", 8 * 2**30)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from discord_lora.analysis.timings import newest_timing
 from discord_lora.hardware import detect_hardware
@@ -13,8 +14,10 @@ ANALYZE, TRAIN = "scripts/analyze_training_data.py", "training/train_lora.py"
 
 
 @pytest.fixture
-def words(tmp_path):
+def words(tmp_path, monkeypatch):
     """Settings as options: 400 invented messages, a tiny model, everything below `tmp_path`."""
+    # What is timed in another process has as many threads as here.
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
     chosen = {
         "training_data_path": write_chat(tmp_path / "chat.jsonl", 400),
         "base_model": tiny_model_folder(tmp_path),

@@ -160,7 +160,10 @@ def test_writing_values_keeps_comments_and_a_copy(tmp_path, encoding, newline):
         "# Größe zählt", "EPOCHS=0.5  # three", "", "export MAX_STEPS=7", "BOT_NAME='Bö # t'",
         "# EPOCHS=9", "learning_rate =2e-4", "SEED=1", "",
     ]  # fmt: skip
-    settings = load_settings(env_file=path)
+    again = write_env(path, {"EPOCHS": "2"})
+    assert again != backup
+    assert backup.read_bytes() == before
+    settings = load_settings({"epochs": "0.5"}, env_file=path)
     assert (settings.epochs, settings.max_steps, settings.bot_name) == (0.5, 7, "Bö # t")
 
 

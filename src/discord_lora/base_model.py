@@ -43,10 +43,10 @@ def model_shape(name: str, location: str) -> ModelShape:
     config = _from_hub(AutoConfig.from_pretrained, location)
     try:
         return ModelShape.from_config(config.to_dict(), name)
-    except KeyError as error:
+    except (KeyError, TypeError, ValueError):
         raise UserError(
-            f"BASE_MODEL: the configuration of {name} has no {error}: time and memory of this "
-            "kind of model cannot be modelled."
+            f"BASE_MODEL: {name} is no decoder of the usual kind: its time and memory cannot be "
+            "modelled. Training itself may work."
         ) from None
 
 

@@ -4,7 +4,7 @@ import gc
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import psutil
@@ -16,6 +16,10 @@ from discord_lora.analysis.estimates import CONTEXT_BYTES, Machine
 Precision = Literal["no", "fp16", "bf16"]
 
 GEMM_SIZE, GEMM_TIMES = 1536, 4
+COPY_BYTES = 256 * 2**20
+
+MEASURED_UTILISATION = 0.65
+"""Share of a card's own rate in large products that training is assumed to reach; not measured."""
 
 BF16_CAPABILITY = (8, 0)
 """Ampere. `torch.cuda.is_bf16_supported()` says yes on Turing as well, where it is emulated."""
@@ -75,16 +79,28 @@ class Hardware:
 
     def machine(self) -> Machine:
         """For estimates: a card by its name if it is a known one, else by a short measurement."""
-        card = find_card(self.name) if self.is_cuda else None
-        if card is not None:
-            return Machine.of_card(card)
-        return Machine.of_cpu(self.gemm_flops_per_second(), self.free_bytes())
+        if not self.is_cuda:
+            return Machine.of_cpu(self.gemm_flops_per_second(), self.free_bytes())
+        card = find_card(self.name)
+        if card is not None:  # cards of one name come with different memory
+            return replace(Machine.of_card(card), memory_bytes=self.total_bytes)
+        rate = MEASURED_UTILISATION * self.gemm_flops_per_second()
+        bandwidth = self._copy_bytes_per_second()
+        return Machine(self.name, "cuda", self.total_bytes, rate, bandwidth)
 
     def gemm_flops_per_second(self) -> float:
         """The best rate of a few square matrix products in the model's number format."""
         a = torch.randn(GEMM_SIZE, GEMM_SIZE, device=self.device, dtype=self.dtype)
         best = min(self._product_seconds(a) for _ in range(GEMM_TIMES))
         return float(2 * GEMM_SIZE**3 / best)
+
+    def _copy_bytes_per_second(self) -> float:
+        """Read and written."""
+        numbers = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=self.device)
+        began = self.now()
+        for _ in range(GEMM_TIMES):
+            numbers.clone()
+        return 2.0 * GEMM_TIMES * COPY_BYTES / (self.now() - began)
 
     def _product_seconds(self, a: torch.Tensor) -> float:
         began = self.now()

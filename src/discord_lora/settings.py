@@ -7,8 +7,10 @@ The defaults run the built-in sample model; `.env.example` is set for a real ser
 import argparse
 import difflib
 import io
+import itertools
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -223,17 +225,22 @@ def write_env(path: Path, values: Mapping[str, str]) -> Path | None:
     Raises:
         UserError: it cannot be written.
     """
-    backup = path.with_name(path.name + ".backup") if path.is_file() else None
-    text = ""
+    backup, text = None, ""
     try:
-        if backup is not None:
-            raw = path.read_bytes()
-            backup.write_bytes(raw)
-            text = _decode(raw)
+        if path.is_file():
+            backup = _unused(path.with_name(path.name + ".backup"))
+            shutil.copy2(path, backup)  # with its rights: there may be a token in it
+            text = _decode(path.read_bytes())
         path.write_text(_with_values(text, values), encoding="utf-8", newline="")
     except OSError as error:
         raise UserError(f"--write-env: cannot write {path} ({error}).") from None
     return backup
+
+
+def _unused(path: Path) -> Path:
+    """`path`, or with the first number that is free: an earlier copy may be the user's own."""
+    numbered = (path.with_name(f"{path.name}{number}") for number in itertools.count(2))
+    return next(it for it in itertools.chain([path], numbered) if not it.exists())
 
 
 def _with_values(text: str, values: Mapping[str, str]) -> str:

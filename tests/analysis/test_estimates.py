@@ -94,6 +94,7 @@ def test_a_card_is_found_by_any_of_its_names(name):
 def test_the_names_of_drivers_are_known():
     assert find_card("NVIDIA A100-PCIE-40GB").name == "A100"
     assert find_card("Tesla V100-SXM2-16GB").name == "Tesla V100"
+    assert find_card("NVIDIA H100 80GB HBM3").name == "H100"
     assert find_card("Voodoo 2") is None
     assert near_names("RTX 3091")[0] == "RTX 3090"
 
@@ -122,6 +123,10 @@ def test_a_shape_is_read_from_a_config():
     )
     with pytest.raises(KeyError):
         ModelShape.from_config({"d_model": 1}, "other")
+    with pytest.raises(ValueError, match="experts"):
+        ModelShape.from_config(llama | {"num_local_experts": 8}, "mixtral")
+    with pytest.raises(ValueError, match="different sizes"):
+        ModelShape.from_config(llama | {"intermediate_size": [1, 2]}, "gemma3n")
 
 
 def test_modelled_activations_are_the_counted_ones():

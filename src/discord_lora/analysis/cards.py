@@ -1,6 +1,7 @@
 """Graphics cards, by NVIDIA's data sheets and architecture papers."""
 
 import difflib
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,10 +65,9 @@ def near_names(name: str) -> list[str]:
 
 
 def _key(name: str) -> str:
-    letters = "".join(c for c in name.lower() if c.isalnum())
-    for word in ("nvidia", "geforce", "tesla", "rtx", "pcie", "sxm4", "sxm5", "sxm2"):
-        letters = letters.replace(word, "")
     # Data centre cards say their memory in their name.
-    for size in ("16gb", "24gb", "40gb", "80gb"):
-        letters = letters.removesuffix(size)
+    without_size = re.sub(r"\b\d+ ?gb\b", "", name.lower())
+    letters = "".join(c for c in without_size if c.isalnum())
+    for word in ("nvidia", "geforce", "tesla", "rtx", "pcie", "sxm4", "sxm5", "sxm2", "hbm3"):
+        letters = letters.replace(word, "")
     return letters

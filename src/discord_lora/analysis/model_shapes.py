@@ -8,6 +8,8 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes a quantized weight takes: 4 bits, an 8-bit scale a block of 64 (double quantization:
 Dettmers et al. 2023, section 3), a 32-bit scale for 256 of those."""
 
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
@@ -31,8 +33,13 @@ class ModelShape:
 
         Raises:
             KeyError: it does not describe a decoder of this kind.
+            ValueError: it is a mixture of experts, or its layers differ in size.
         """
         text: Mapping[str, Any] = config.get("text_config", config)
+        if any((text.get(name) or 0) > 1 for name in EXPERTS):
+            raise ValueError("a mixture of experts")
+        if not isinstance(text["intermediate_size"], int):
+            raise ValueError("layers of different sizes")
         heads = text["num_attention_heads"]
         size = text.get("head_dim") or text["hidden_size"] // heads
         # Gemma ties the two and does not write it down; everybody else does.

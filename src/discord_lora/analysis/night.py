@@ -1,5 +1,6 @@
 """The night before it begins: how long each choice takes, whether it fits, what ends in time."""
 
+import bisect
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +12,8 @@ from discord_lora.analysis.strategies import (
     Recommendation,
     Strategy,
     classic_seconds,
+    learning_rate_for,
     recommend,
-    steps_until,
     strategies,
 )
 from discord_lora.analysis.time_model import BANDS, Source, TimeModel, Work
@@ -37,6 +38,9 @@ class Prices:
     time: TimeModel
     start_up_seconds: float
     save_seconds: float
+
+    checkpointed_share: float = 0.0
+    """Of the layers, which are run forward twice in training and once in evaluation."""
 
     @property
     def source(self) -> Source:
@@ -75,17 +79,30 @@ class Workday:
     steps_per_epoch: int
     save_every_steps: int
 
-    def run_time(self, prices: Prices, steps: int, work: Work | None = None) -> RunTime:
-        """Of a run of so many steps; `work` if it is known to the token, else steps as usual."""
-        epochs = steps / self.steps_per_epoch
-        work = work or self.epoch.times(epochs)
+    def run_time(
+        self,
+        prices: Prices,
+        steps: int,
+        *,
+        work: Work | None = None,
+        epochs: float | None = None,
+    ) -> RunTime:
+        """Of a run of so many steps.
+
+        `work` if it is known to the token, else steps as usual; `epochs` if one pass is not over
+        all the messages.
+        """
+        share = steps / self.steps_per_epoch
+        work = work or self.epoch.times(share)
+        epochs = epochs or share
         # Before the first step, after the last one, and after each epoch in between.
         measured = 1 + max(1, math.ceil(round(epochs, 6)))
         saves = math.ceil(steps / self.save_every_steps)
         return RunTime(
             start_up=prices.start_up_seconds,
             training=prices.time.seconds(work),
-            validation=measured * prices.time.evaluation_seconds(self.validation),
+            validation=measured
+            * prices.time.evaluation_seconds(self.validation, prices.checkpointed_share),
             saving=saves * prices.save_seconds,
             source=prices.source,
         )
@@ -129,7 +146,18 @@ class NightPlan:
 
     @property
     def as_set_time(self) -> RunTime:
-        return self.workday.run_time(self.prices, round(self.as_set.steps), self.as_set)
+        return self.workday.run_time(self.prices, round(self.as_set.steps), work=self.as_set)
+
+    @property
+    def learning_rate(self) -> float:
+        """For one epoch."""
+        shape = self.fit.shape
+        return learning_rate_for(shape.linear_weights + shape.embedding_weights)
+
+    @property
+    def fits(self) -> bool:
+        """By what was measured, if anything was."""
+        return self.fit.fits if self.peak_source == "modelled" else self.margin >= 0
 
     def choice(self, name: str) -> Choice:
         return next(choice for choice in self.choices if choice.strategy.name == name)
@@ -171,7 +199,7 @@ def plan_night(
         if seconds_per_step:
             low, high = classic_seconds(strategy.steps, seconds_per_step)
         else:
-            taken = day.run_time(prices, strategy.steps)
+            taken = day.run_time(prices, strategy.steps, epochs=strategy.epochs)
             low, high = taken.low, taken.high
         choices.append(Choice(strategy, low, high))
     known = timing is not None and timing.checkpointed == made.plan.checkpointed
@@ -190,13 +218,17 @@ def plan_night(
 
 def prices_of(made: Fit, settings: Settings, timing: Timing | None) -> Prices:
     """As they were timed here, or modelled."""
+    share = made.plan.checkpointed_share
     if timing is not None:
-        return Prices(timing.time, timing.start_up_seconds, timing.save_seconds)
+        # With more layers checkpointed than when it was timed, each pass repeats more of itself.
+        factor = (2 + share) / (2 + timing.checkpointed / timing.activations.layers)
+        time = timing.time if factor == 1 else timing.time.scaled(factor, "calibrated")
+        return Prices(time, timing.start_up_seconds, timing.save_seconds, share)
     time = time_model_of(
         made.shape,
         made.machine,
         lora_r=settings.lora_r,
-        checkpointed_share=made.plan.checkpointed_share,
+        checkpointed_share=share,
         quantized=settings.quantization == "nf4",
     )
     stored = 2 * (made.shape.linear_weights + made.shape.embedding_weights)
@@ -204,6 +236,7 @@ def prices_of(made: Fit, settings: Settings, timing: Timing | None) -> Prices:
         time,
         start_up_seconds=START_UP_SECONDS + stored / DISK_BYTES_PER_SECOND,
         save_seconds=made.use.adapter / DISK_BYTES_PER_SECOND,
+        checkpointed_share=share,
     )
 
 
@@ -247,10 +280,11 @@ def plan_for(plan: NightPlan, seconds: float, learning_messages_per_step: int) -
     whole = plan.workday.run_time(plan.prices, recommended.steps)
     if whole.total <= DEADLINE_SHARE * seconds:
         return Deadline(recommended, whole, seconds, is_whole=True)
-    one = plan.workday.run_time(plan.prices, 1)
-    each = (whole.training + whole.saving) / recommended.steps
-    overhead = one.start_up + one.validation
-    steps = min(recommended.steps, steps_until(seconds, each, overhead, DEADLINE_SHARE))
+    steps = bisect.bisect_right(
+        range(1, recommended.steps + 1),
+        DEADLINE_SHARE * seconds,
+        key=lambda count: plan.workday.run_time(plan.prices, count).total,
+    )
     if steps < 1:
         return None
     epochs = steps / plan.workday.steps_per_epoch

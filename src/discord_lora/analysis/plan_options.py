@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from pathlib import Path
 
+from discord_lora.analysis.cards import find_card, near_names
 from discord_lora.console import UserError
 
 MOST_HOURS = 10_000
@@ -26,23 +27,37 @@ class Asked:
     looks_filtered: bool = False
 
     @classmethod
-    def of(cls, args: argparse.Namespace, *, looks_filtered: bool) -> "Asked":
+    def of(cls, args: argparse.Namespace) -> "Asked":
         """Of parsed options.
 
         Raises:
-            UserError: a step takes no time.
+            UserError: they contradict each other, or a figure makes no sense.
         """
         if args.seconds_per_step is not None and not 0 < args.seconds_per_step < MOST_HOURS:
             raise UserError("--seconds-per-step: must be more than 0, such as 30.")
-        return cls(
+        if args.seconds_per_step is not None and (args.ready_by or args.hours is not None):
+            raise UserError(
+                "--seconds-per-step is about another trainer, --ready-by and --hours about this "
+                "one; give one of them."
+            )
+        seconds_allowed(args.ready_by, args.hours, datetime.now().astimezone())
+        if args.gpu and find_card(args.gpu) is None:
+            names = ", ".join(near_names(args.gpu))
+            raise UserError(f"--gpu: {args.gpu} is not known; there are {names}.")
+        if args.gpu and args.calibrate:
+            raise UserError("--calibrate times the machine at hand; leave out --gpu.")
+        asked = cls(
             gpu=args.gpu,
             calibrate=args.calibrate,
             seconds_per_step=args.seconds_per_step,
             ready_by=args.ready_by,
             hours=args.hours,
             write_env=(args.env_file or Path(".env")) if args.write_env else None,
-            looks_filtered=looks_filtered,
         )
+        if asked.outright and (args.no_plan or args.no_tokens):
+            option = "--no-plan" if args.no_plan else "--no-tokens"
+            raise UserError(f"{option} leaves out the plan, and another option asks for it.")
+        return asked
 
     @property
     def outright(self) -> bool:

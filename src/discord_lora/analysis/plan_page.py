@@ -6,9 +6,11 @@ from datetime import datetime, timedelta
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from discord_lora.analysis.memory import RESERVE_BYTES
 from discord_lora.analysis.night import Deadline, NightPlan
-from discord_lora.analysis.strategies import ONE_EPOCH
+from discord_lora.analysis.strategies import ONE_EPOCH, Strategy
 from discord_lora.analysis.time_model import BANDS
 from discord_lora.settings import Settings
 
@@ -47,12 +49,13 @@ def show_plan(plan: NightPlan, settings: Settings, console: Console, *, classic:
             f"As it is set now: {plan.as_set.steps:,.0f} steps, {duration(taken.low)} to "
             f"{duration(taken.high)}."
         )
-    console.print("In .env:  " + "  ".join(env_lines(plan, settings)), markup=False)
+    show_lines(recommendation.strategy, plan, console)
 
 
 def show_memory(plan: NightPlan, console: Console) -> None:
     made = plan.fit
-    table = Table(title=f"memory for {made.shape.name} on {made.machine.name}", box=box.ASCII)
+    title = Text(f"memory for {made.shape.name} on {made.machine.name}")
+    table = Table(title=title, box=box.ASCII)
     table.add_column("what")
     table.add_column("GB", justify="right")
     for part in fields(made.use):
@@ -60,12 +63,15 @@ def show_memory(plan: NightPlan, console: Console) -> None:
     table.add_row("together (modelled)", f"{made.use.total / 1e9:.2f}")
     if plan.peak_source != "modelled":
         table.add_row(f"together ({plan.peak_source})", f"{plan.peak_bytes / 1e9:.2f}")
-    table.add_row("stays free", f"{plan.margin / 1e9:.2f}")
+    reserve = RESERVE_BYTES[made.machine.kind]
+    table.add_row("kept in reserve", f"{reserve / 1e9:.2f}")
+    left = plan.margin - reserve
+    table.add_row("stays free" if left >= 0 else "missing", f"{abs(left) / 1e9:.2f}")
     console.print(table)
     console.print(str(made.plan)[0].upper() + str(made.plan)[1:] + ".", markup=False)
-    if not made.fits:
+    if not plan.fits:
         console.print(
-            "This does not fit. Choose a smaller BASE_MODEL, a shorter MAX_SEQ_LENGTH, or leave "
+            "This may not fit. Choose a smaller BASE_MODEL, a shorter MAX_SEQ_LENGTH, or leave "
             "GRADIENT_CHECKPOINTING and MAX_TOKENS_PER_MICROBATCH on auto.",
         )
 
@@ -110,13 +116,8 @@ def choice_table(plan: NightPlan) -> Table:
     return table
 
 
-def env_lines(plan: NightPlan, settings: Settings) -> list[str]:
-    env = plan.recommendation.strategy.env(settings.learning_rate)
-    return [f"{name}={value}" for name, value in env.items()]
-
-
 def show_deadline(
-    deadline: Deadline | None, settings: Settings, console: Console, now: datetime
+    deadline: Deadline | None, plan: NightPlan, console: Console, now: datetime
 ) -> None:
     """What ends in time, and when."""
     if deadline is None:
@@ -131,9 +132,16 @@ def show_deadline(
             f"There is time for {deadline.strategy.steps:,} steps "
             f"({deadline.strategy.epochs:.2f} epochs); the learning rate falls to the end of them."
         )
+    day = "%H:%M:%S" if latest.date() == now.date() else "%a %H:%M:%S"
     console.print(
-        f"Started now it ends at {ends:%H:%M:%S} ({duration(taken.total)}), at the latest about "
-        f"{latest:%H:%M:%S} ({taken.source})."
+        f"Started now it ends at {ends:{day}} ({duration(taken.total)}), at the latest about "
+        f"{latest:{day}} ({taken.source})."
     )
-    env = deadline.strategy.env(settings.learning_rate)
+    if taken.high > deadline.allowed_seconds:
+        console.print("That would be too late: --calibrate narrows it down.")
+    show_lines(deadline.strategy, plan, console)
+
+
+def show_lines(strategy: Strategy, plan: NightPlan, console: Console) -> None:
+    env = strategy.env(plan.learning_rate)
     console.print("In .env:  " + "  ".join(f"{k}={v}" for k, v in env.items()), markup=False)

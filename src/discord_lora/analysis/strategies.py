@@ -21,7 +21,11 @@ RISKS = {1.0: "low", 2.0: "some", math.inf: "high"}
 """Of reciting messages, by the times that each is seen."""
 
 RATE_FACTORS = {0.5: 1.5, 1.0: 1.0, 2.0: 0.75, math.inf: 0.5}
-"""Of LEARNING_RATE, by the times that each message is seen: 3e-4, 2e-4, 1.5e-4, 1e-4 for 2e-4."""
+"""Of the learning rate, by the times that each message is seen: 3e-4, 2e-4, 1.5e-4, 1e-4."""
+
+LEARNING_RATES = {1e9: 1e-3, math.inf: 2e-4}
+"""For one epoch, by the model's weights: 2e-4 is QLoRA's for 7B (Dettmers et al. 2023, table 9); a
+model of 0.1B wants five times as much (benchmarks/LOG.md)."""
 
 CLASSIC_OVERHEAD_SECONDS, CLASSIC_OVERHEAD_SHARE = 2 * 3600, 0.06
 """Checkpoints and validation of the classic recipe: about 2 hours, less for a short run."""
@@ -47,7 +51,7 @@ class Strategy:
 
     @property
     def rate_factor(self) -> float:
-        """Times LEARNING_RATE: the less is seen, the higher. A test has that of what it tests."""
+        """The less is seen, the higher. A test has that of the run it tests."""
         if self.name == TEST:
             return 1.0
         return next(factor for most, factor in RATE_FACTORS.items() if self.epochs <= most)
@@ -58,6 +62,11 @@ class Strategy:
         if self.max_steps == 0:
             lines["EPOCHS"] = f"{self.epochs:g}"
         return lines | {"LEARNING_RATE": f"{learning_rate * self.rate_factor:.3g}"}
+
+
+def learning_rate_for(weights: float) -> float:
+    """Of one epoch. What LEARNING_RATE says now is no base: it may be an earlier plan's."""
+    return next(rate for most, rate in LEARNING_RATES.items() if weights <= most)
 
 
 def strategies(messages: int, messages_per_step: int) -> list[Strategy]:
@@ -123,15 +132,3 @@ def classic_seconds(steps: int, seconds_per_step: float) -> tuple[float, float]:
     training = steps * seconds_per_step
     overhead = min(CLASSIC_OVERHEAD_SECONDS, CLASSIC_OVERHEAD_SHARE * training)
     return training, training + overhead
-
-
-def steps_until(seconds: float, seconds_per_step: float, overhead: float, share: float) -> int:
-    """Most steps of a run that ends after `share` of the time; 0 if there is no time for one.
-
-    Args:
-        seconds: there are until the deadline.
-        seconds_per_step: expected, saving and measuring in between included.
-        overhead: seconds before the first and after the last step.
-        share: of the time that may be used, so that a slower night still ends in time.
-    """
-    return max(0, math.floor((share * seconds - overhead) / seconds_per_step))

@@ -33,9 +33,6 @@ LEARNING_BYTES = 40
 """Bytes an optimizer step moves for each trainable number: weight, gradient and two moments in
 fp32, most of them read and written, and the gradient read once more for its norm."""
 
-EVALUATION_SHARE = 0.5
-"""Of a training pass's work: the way forward only."""
-
 
 class Sized(Protocol):
     """An example, as far as time is concerned."""
@@ -94,11 +91,12 @@ class TimeModel:
     source: Source = "modelled"
 
     def seconds(self, work: Work) -> float:
-        """Of training; evaluation takes `EVALUATION_SHARE` of it."""
+        """Of training."""
         return float(np.dot(self.as_tuple(), work.as_tuple()))
 
-    def evaluation_seconds(self, work: Work) -> float:
-        return EVALUATION_SHARE * self.seconds(replace(work, steps=0.0))
+    def evaluation_seconds(self, work: Work, checkpointed_share: float) -> float:
+        """The way forward only, of the two that training goes, or with checkpointing three."""
+        return self.seconds(replace(work, steps=0.0)) / (2 + checkpointed_share)
 
     def as_tuple(self) -> tuple[float, ...]:
         return (self.step, self.micro_batch, self.token, self.squared_token, self.target)

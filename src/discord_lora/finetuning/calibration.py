@@ -15,6 +15,7 @@ from discord_lora.analysis.timings import Timing, deciding, newest_timing
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.packing import collate, pack
 from discord_lora.finetuning.checkpoints import save_checkpoint
+from discord_lora.finetuning.out_of_memory import try_largest
 from discord_lora.finetuning.training_state import TrainingState, snapshot
 from discord_lora.hardware import Hardware
 from discord_lora.settings import Settings
@@ -45,8 +46,9 @@ def calibrate(
         progress: is called with the micro-batches done and all of them.
     """
     start_up = seconds_since_start()
+    try_largest(state, lambda _tokens: None)  # also makes thread pools and fills caches
     rows = chosen_rows(state)
-    _timed(state, rows[-1], hardware)  # the first pass makes thread pools and fills caches
+    _timed(state, rows[-1], hardware)  # gradients for the optimizer
     step_seconds = statistics.median(_optimizer_seconds(state, hardware) for _ in range(3))
     spent: dict[int, list[float]] = {number: [] for number in range(len(rows))}
     done, all_of_them = 0, TIMES_EACH * len(rows)

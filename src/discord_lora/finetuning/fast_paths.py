@@ -24,8 +24,12 @@ from discord_lora.finetuning.training_model import TrainingModel
 from discord_lora.hardware import is_out_of_memory
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
-"""Relative difference of losses that rounding explains, by number format; of gradients the least
-that is allowed: how much rounding changes them depends on the model and is measured on it."""
+"""Relative difference of losses that rounding explains, by number format."""
+
+LEAST_ROUNDING = {torch.float32: 1e-3, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+"""Relative difference of gradients that is allowed in any case. How far rounding leads depends on
+the model and is measured on it, but not all of it: products of other heights add up in another
+order (1.3e-4 in the sample model in fp32)."""
 
 MOST_ROUNDING = 0.5
 """Relative difference of gradients above which nothing is proved any more."""
@@ -238,7 +242,8 @@ def _expected(model: TrainingModel, batches: list[MicroBatch]) -> _Expected:
         kind: min(
             MOST_ROUNDING,
             max(
-                TOLERANCE[dtype], 3 * float((other[kind] - it).norm() / it.norm().clamp_min(1e-30))
+                LEAST_ROUNDING[dtype],
+                3 * float((other[kind] - it).norm() / it.norm().clamp_min(1e-30)),
             ),
         )
         for kind, it in result.gradients.items()

@@ -1,11 +1,13 @@
 """From settings and data to the plan of the night: what would be trained, on what, for how long."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime
+from multiprocessing import get_context
 
 from rich.console import Console
 
-from discord_lora.analysis.cards import find_card, near_names
+from discord_lora.analysis.cards import find_card
 from discord_lora.analysis.estimates import Fit, Machine
 from discord_lora.analysis.model_shapes import MODELS, ModelShape
 from discord_lora.analysis.night import NightPlan, Workday, fit_data, plan_for, plan_night, workday
@@ -18,7 +20,7 @@ from discord_lora.base_model import (
     load_tokenizer,
     model_shape,
 )
-from discord_lora.console import UserError, make_progress, plainly
+from discord_lora.console import UserError, make_console, make_progress, plainly
 from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.dataset_cache import open_dataset
 from discord_lora.conversations.examples import TokenizedExample
@@ -27,7 +29,7 @@ from discord_lora.finetuning.adapter import attach_adapter
 from discord_lora.finetuning.calibration import calibrate
 from discord_lora.finetuning.training_model import TrainingModel
 from discord_lora.finetuning.training_state import build_state, make_accelerator
-from discord_lora.hardware import Hardware, detect_hardware
+from discord_lora.hardware import detect_hardware
 from discord_lora.model_location import locate_base_model
 from discord_lora.sample import SAMPLE_MODEL_NAME
 from discord_lora.settings import Settings, write_env
@@ -39,19 +41,19 @@ def plan_the_night(asked: Asked, settings: Settings, console: Console) -> None:
     Raises:
         UserError: as `forecast`, or .env cannot be written.
     """
-    now = datetime.now().astimezone()
-    seconds = seconds_allowed(asked.ready_by, asked.hours, now)
     plan = forecast(settings, asked, console)
+    now = datetime.now().astimezone()  # timing the machine may have taken minutes
+    seconds = seconds_allowed(asked.ready_by, asked.hours, now)
     show_plan(plan, settings, console, classic=asked.seconds_per_step or 0.0)
     chosen = plan.recommendation.strategy
     if seconds is not None:
         deadline = plan_for(plan, seconds, settings.messages_per_step)
-        show_deadline(deadline, settings, console, now)
+        show_deadline(deadline, plan, console, now)
         if deadline is None:
             return
         chosen = deadline.strategy
     if asked.write_env is not None:
-        backup = write_env(asked.write_env, chosen.env(settings.learning_rate))
+        backup = write_env(asked.write_env, chosen.env(plan.learning_rate))
         kept = f"; as it was: {backup}" if backup else ""
         console.print(f"written into {asked.write_env}{kept}", markup=False)
 
@@ -60,15 +62,9 @@ def forecast(settings: Settings, asked: Asked, console: Console) -> NightPlan:
     """Plan the night that these settings would give.
 
     Raises:
-        UserError: data or model cannot be had, the card is not known, or there is nothing to time.
+        UserError: data or model cannot be had, or memory runs out while it is timed.
     """
     card = find_card(asked.gpu) if asked.gpu else None
-    if asked.gpu and card is None:
-        raise UserError(
-            f"--gpu: {asked.gpu} is not known; there are {', '.join(near_names(asked.gpu))}."
-        )
-    if asked.gpu and asked.calibrate:
-        raise UserError("--calibrate times the machine at hand; leave out --gpu.")
     say = plainly(console)
     dataset = open_with_any_tokenizer(settings, say)
     hardware = detect_hardware()
@@ -77,7 +73,7 @@ def forecast(settings: Settings, asked: Asked, console: Console) -> NightPlan:
     run = plan_of(settings, dataset, epochs=settings.epochs, max_steps=settings.max_steps)
     shape = model_shape(settings.base_model, locate_base_model(settings.base_model, say))
     if asked.calibrate:
-        add_timing(settings.logs_dir, calibrated(settings, dataset, epoch, hardware, console))
+        add_timing(settings.logs_dir, in_a_process_of_its_own(settings, console))
     at_hand = card is None or card == find_card(hardware.name)
     timing = newest_timing(settings.logs_dir, hardware.description, settings) if at_hand else None
     made, day = look_ahead(settings, dataset, epoch, shape, machine)
@@ -97,18 +93,15 @@ def forecast(settings: Settings, asked: Asked, console: Console) -> NightPlan:
 
 def open_with_any_tokenizer(settings: Settings, say: Callable[[str], None]) -> Dataset:
     """The tokenized data; for a known model that is out of reach, by the sample's tokenizer."""
-
-    def tokenizer_of(name: str) -> Callable[[], object]:
-        return lambda: load_tokenizer(locate_base_model(name, say))
-
     try:
-        return open_dataset(settings, tokenizer_of(settings.base_model), say)
+        tokenizer = load_tokenizer(locate_base_model(settings.base_model, say))
     except UserError:
         if settings.base_model not in {shape.name for shape in MODELS}:
             raise
-    say(f"{settings.base_model} is out of reach: tokens are counted as the sample model counts.")
-    stand_in = settings.model_copy(update={"base_model": SAMPLE_MODEL_NAME})
-    return open_dataset(stand_in, tokenizer_of(SAMPLE_MODEL_NAME), say)
+        say(f"{settings.base_model} is out of reach: tokens are counted as the sample model does.")
+        settings = settings.model_copy(update={"base_model": SAMPLE_MODEL_NAME})
+        tokenizer = load_tokenizer(locate_base_model(SAMPLE_MODEL_NAME, say))
+    return open_dataset(settings, lambda: tokenizer, say)
 
 
 def plan_of(settings: Settings, dataset: Dataset, *, epochs: float, max_steps: int) -> TrainingPlan:
@@ -145,17 +138,23 @@ def steps_in_rows(
         yield pack(examples, token_budget, packing=settings.packing)
 
 
-def calibrated(
-    settings: Settings,
-    dataset: Dataset,
-    epoch: TrainingPlan,
-    hardware: Hardware,
-    console: Console,
-) -> Timing:
+def in_a_process_of_its_own(settings: Settings, console: Console) -> Timing:
+    """As training would be: neither the report's memory nor its time counts."""
+    plainly(console)(f"loading {settings.base_model} to time it")
+    # What has to be fetched first is no part of the start-up that is timed.
+    locate_base_model(settings.base_model, plainly(console))
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(calibrated, settings, console.quiet).result()
+
+
+def calibrated(settings: Settings, quiet: bool) -> Timing:
     """Load the model as training would, and time it."""
+    console = make_console(quiet=quiet)
     say = plainly(console)
-    say(f"loading {settings.base_model} to time it")
     location = locate_base_model(settings.base_model, say)
+    dataset = open_dataset(settings, lambda: load_tokenizer(location), say)
+    epoch = plan_of(settings, dataset, epochs=1.0, max_steps=0)
+    hardware = detect_hardware()
     accelerator = make_accelerator(settings, hardware, "calibration")
     model = load_base_model(location, hardware, settings.quantization)
     model = TrainingModel(attach_adapter(model, settings))

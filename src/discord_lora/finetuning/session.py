@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,7 @@ class Session:
         )
         if not fit(self.state, events, first_step):
             raise Interrupted("Stopped and saved. Run the same command again to go on.")
-        self._keep_timing(log.training_seconds, first_step, tokens, start_up)
+        training_seconds = log.training_seconds
         self._measure(log, "trained", self.state.plan.steps, stop_requested)
         self.info.steps = self.state.plan.steps
         self.info.losses = self.losses
@@ -176,6 +176,9 @@ class Session:
         if self.state.accelerator.is_main_process:
             save_adapter(self.state.training_model.model, weights, self.info, self.folder.path)
         self.state.accelerator.wait_for_everyone()
+        # The adapter is safe: what goes wrong from here on may cost the next estimate, no more.
+        with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
+            self._keep_timing(training_seconds, first_step, tokens, start_up)
         return self.folder.path
 
     def _keep_timing(
