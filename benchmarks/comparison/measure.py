@@ -1,6 +1,5 @@
 """What is measured, with the same instruments for every contender."""
 
-import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -14,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from discord_lora.base_model import load_base_model
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.finetuning.adapter import attach_adapter
-from discord_lora.hardware import Hardware
+from discord_lora.hardware import Hardware, peak_rss
 from discord_lora.settings import Settings
 
 WARM_UP_TOKENS = 64
@@ -57,18 +56,6 @@ class Stopwatch:
         _trace: TracebackType | None,
     ) -> None:
         self.stop()
-
-
-def peak_rss() -> int:
-    """Most bytes of RAM that this process held so far."""
-    if sys.platform == "win32":
-        import psutil
-
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
 def load_model(
