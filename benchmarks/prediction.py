@@ -9,13 +9,14 @@ and nothing else should run meanwhile.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ EXAMPLES = """
 examples:
   python benchmarks/prediction.py                     all eight cases
   python benchmarks/prediction.py --only 1,4 --steps 40
+  python benchmarks/prediction.py --json done.json    keeps each case; goes on where it was stopped
 """
 
 PERSONA = "gentle.bison"
@@ -96,20 +98,42 @@ def main() -> int | None:
     )
     parser.add_argument("--steps", type=int, default=100, metavar="N", help="(default: 100)")
     parser.add_argument("--only", default="", metavar="NUMBERS", help="cases, such as 1,4")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="figures; cases that it holds are not run again"
+    )
     arguments = parser.parse_args()
     console = make_console()
+    done = read_done(arguments.json)
     with tempfile.TemporaryDirectory(prefix="discord-lora-") as folder:
         files = data_files(Path(folder), console)
-        done = []
         for number, case in enumerate(CASES, start=1):
-            if arguments.only and str(number) not in arguments.only.split(","):
+            left_out = arguments.only and str(number) not in arguments.only.split(",")
+            if left_out or any(one.case == case for one in done):
                 continue
             console.print(f"{number}: {case.name}", markup=False)
             done.append(
                 compare(case, files[case.messages], Path(folder, str(number)), arguments.steps)
             )
-            show(done, console, arguments.steps)
+            if arguments.json:
+                arguments.json.write_text(json.dumps([asdict(one) for one in done], indent=2))
+    show(done, console, arguments.steps)
     return None
+
+
+def read_done(path: Path | None) -> list[Compared]:
+    """Cases that an earlier call has finished."""
+    if path is None or not path.is_file():
+        return []
+    return [
+        Compared(
+            Case(**one["case"]),
+            Predicted(**one["modelled"]),
+            Predicted(**one["calibrated"]),
+            one["seconds"],
+            one["peak_bytes"],
+        )
+        for one in json.loads(path.read_text())
+    ]
 
 
 def data_files(folder: Path, console: Console) -> dict[str, Path]:

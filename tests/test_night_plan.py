@@ -72,8 +72,11 @@ def test_the_recommendation_goes_into_env(words, tmp_path, monkeypatch, capsys):
     path = tmp_path / "my.env"
     path.write_text("# mine\nEPOCHS=9\n")
     more = ["--env-file", path, "--hours", 20, "--write-env"]
+    monkeypatch.setenv("LEARNING_RATE", "5e-4")
     assert run_here(monkeypatch, ANALYZE, *words, *more) == 0
-    assert "There is time for all of it" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "There is time for all of it" in said
+    assert "LEARNING_RATE: set in the environment" in " ".join(said.split())
     assert path.read_text().splitlines()[:2] == ["# mine", "EPOCHS=3"]
     assert path.with_name("my.env.backup").read_text() == "# mine\nEPOCHS=9\n"
 

@@ -8,11 +8,10 @@ from discord_lora.console import UserError
 from discord_lora.settings import (
     Settings,
     add_setting_options,
+    env_file_values,
     load_settings,
     parse_with_settings,
-    read_env_file,
     script_parser,
-    write_env,
 )
 
 EXAMPLE = Path(__file__).parents[1] / ".env.example"
@@ -127,7 +126,7 @@ def test_a_run_name_cannot_leave_its_folder():
 
 
 def test_a_missing_env_file_is_no_problem(tmp_path):
-    assert read_env_file(tmp_path / ".env") == ({}, [])
+    assert env_file_values(tmp_path / ".env") == ({}, [])
 
 
 @pytest.mark.parametrize(
@@ -141,35 +140,3 @@ def test_a_missing_env_file_is_no_problem(tmp_path):
 def test_a_line_that_cannot_be_taken_is_never_passed_over(tmp_path, text, problem):
     with pytest.raises(UserError, match=problem):
         load_settings(env_file=env(tmp_path, text))
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_writing_values_keeps_comments_and_a_copy(tmp_path, encoding, newline):
-    lines = (
-        "# Größe zählt", "EPOCHS=3  # three", "", "export MAX_STEPS=", "BOT_NAME='Bö # t'",
-        "# EPOCHS=9", "learning_rate = 1e-4",
-    )  # fmt: skip
-    path = env(tmp_path, newline.join(lines), encoding)
-    before = path.read_bytes()
-    backup = write_env(
-        path, {"EPOCHS": "0.5", "MAX_STEPS": "7", "LEARNING_RATE": "2e-4", "SEED": "1"}
-    )
-    assert backup.read_bytes() == before
-    assert path.read_bytes().decode().removeprefix("\ufeff").split(newline) == [
-        "# Größe zählt", "EPOCHS=0.5  # three", "", "export MAX_STEPS=7", "BOT_NAME='Bö # t'",
-        "# EPOCHS=9", "learning_rate =2e-4", "SEED=1", "",
-    ]  # fmt: skip
-    again = write_env(path, {"EPOCHS": "2"})
-    assert again != backup
-    assert backup.read_bytes() == before
-    settings = load_settings({"epochs": "0.5"}, env_file=path)
-    assert (settings.epochs, settings.max_steps, settings.bot_name) == (0.5, 7, "Bö # t")
-
-
-def test_writing_values_makes_a_file_where_there_is_none(tmp_path):
-    path = tmp_path / ".env"
-    assert write_env(path, {"EPOCHS": "2"}) is None
-    assert path.read_text() == "EPOCHS=2\n"
-    with pytest.raises(UserError, match="cannot write"):
-        write_env(tmp_path / "nowhere" / ".env", {"EPOCHS": "2"})

@@ -126,8 +126,8 @@ def test_a_whole_run_writes_a_plain_adapter_and_its_logs(tmp_path, monkeypatch, 
     assert (tmp_path / "adapters" / "ada-tiny-further" / "run.json").is_file()
 
 
-def test_a_run_goes_on_bit_for_bit_with_less_memory_free(tmp_path, monkeypatch):
-    """Dropout makes every other choice of rows show."""
+def test_a_run_goes_on_bit_for_bit_with_less_memory_free(tmp_path, monkeypatch, capsys):
+    """Dropout makes every other choice of rows show; what memory lacks, checkpointing gives."""
     write_chat(tmp_path / "chat.jsonl", 200)
     words = arguments(
         tmp_path,
@@ -146,7 +146,9 @@ def test_a_run_goes_on_bit_for_bit_with_less_memory_free(tmp_path, monkeypatch):
     (run / "adapter_model.safetensors").unlink()
     (run / "run.json").unlink()
     monkeypatch.setattr("discord_lora.hardware.Hardware.free_bytes", lambda _self: 2e9)
+    assert " 0 of 2 layers checkpointed" in capsys.readouterr().out
     assert run_here(monkeypatch, SCRIPT, *words) == 0
+    assert " 2 of 2 layers checkpointed" in capsys.readouterr().out
     assert (run / "adapter_model.safetensors").read_bytes() == undisturbed
 
 

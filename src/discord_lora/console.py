@@ -46,6 +46,8 @@ def make_console(*, stderr: bool = False, quiet: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")
+    # On some CPUs it warns at import that a kernel which we do not use is not installed.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     return Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=not stream.isatty())
 
 
@@ -92,8 +94,6 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Run an entry script: a user's mistake never shows a traceback, a bug always does."""
     console = make_console(stderr=True)
     make_console()
-    # On some CPUs it warns at import that a kernel which we do not use is not installed.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="replace")
     try:

@@ -6,20 +6,16 @@ The defaults run the built-in sample model; `.env.example` is set for a real ser
 
 import argparse
 import difflib
-import io
-import itertools
 import os
-import re
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from dotenv.parser import parse_stream
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from discord_lora.console import UserError
+from discord_lora.env_file import read_env_lines
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -173,9 +169,9 @@ def load_settings(
     Raises:
         UserError: every problem there is, at once, each naming its key.
     """
-    dotenv, problems = read_env_file(env_file)
-    in_environment = {name.lower() for name, value in os.environ.items() if value}
-    below_environment = {k: v for k, v in dotenv.items() if k not in in_environment}
+    dotenv, problems = env_file_values(env_file)
+    above = set_in_environment(dotenv)
+    below_environment = {name: value for name, value in dotenv.items() if name not in above}
     try:
         # pydantic-settings ranks what it is given over the environment, so `.env` hands over
         # only what the environment does not say.
@@ -189,22 +185,15 @@ def load_settings(
     return settings
 
 
-def read_env_file(path: Path | None) -> tuple[dict[str, str], list[str]]:
-    """Field values of a `.env` from any editor (BOM, UTF-16, CRLF, quotes), and its problems."""
+def env_file_values(path: Path | None) -> tuple[dict[str, str], list[str]]:
+    """Field values of a `.env`, and what is wrong with it."""
     if path is None or not path.is_file():
         return {}, []
-    text = _decode(path.read_bytes())
+    lines, problems = read_env_lines(path, holds_path)
     values: dict[str, str] = {}
-    problems = []
     seen: set[str] = set()
-    for line in parse_stream(io.StringIO(_keep_backslashes(text))):
-        where = f"line {line.original.line} of {path}"
-        key, value = line.key, line.value
-        if line.error:
-            problems.append(f"{where} cannot be understood; write KEY=value and close each quote.")
-        if line.error or key is None:
-            continue
-        field = key.strip().lower()
+    for key, value, where in lines:
+        field = key.lower()
         if field not in Settings.model_fields:
             problems.append(f"{key}: unknown setting in {where}{_did_you_mean(key)}.")
         elif value is None:
@@ -217,78 +206,16 @@ def read_env_file(path: Path | None) -> tuple[dict[str, str], list[str]]:
     return values, problems
 
 
-def write_env(path: Path, values: Mapping[str, str]) -> Path | None:
-    """Set keys of a `.env`, keeping its comments and its other lines; it is UTF-8 afterwards.
-
-    Returns where the file as it was is kept, or None if there was none.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    backup, text = None, ""
-    try:
-        if path.is_file():
-            backup = _unused(path.with_name(path.name + ".backup"))
-            shutil.copy2(path, backup)  # with its rights: there may be a token in it
-            text = _decode(path.read_bytes())
-        path.write_text(_with_values(text, values), encoding="utf-8", newline="")
-    except OSError as error:
-        raise UserError(f"--write-env: cannot write {path} ({error}).") from None
-    return backup
+def set_in_environment(names: Iterable[str]) -> list[str]:
+    """Of these keys, those that the environment sets, whatever `.env` says."""
+    given = {name.lower() for name, value in os.environ.items() if value}
+    return [name for name in names if name.lower() in given]
 
 
-def _unused(path: Path) -> Path:
-    """`path`, or with the first number that is free: an earlier copy may be the user's own."""
-    numbered = (path.with_name(f"{path.name}{number}") for number in itertools.count(2))
-    return next(it for it in itertools.chain([path], numbered) if not it.exists())
-
-
-def _with_values(text: str, values: Mapping[str, str]) -> str:
-    """dotenv's own `set_key` would drop the comment behind a value, and empty lines."""
-    newline = "\r\n" if "\r\n" in text else "\n"
-    for key, value in values.items():
-        line = re.compile(
-            rf"^([ \t]*(?:export[ \t]+)?{key}[ \t]*=)[^#\r\n]*?([ \t]+#[^\r\n]*)?(?=\r?$)",
-            re.MULTILINE | re.IGNORECASE,
-        )
-        found = line.search(text)
-        if found:
-            text = (
-                text[: found.start()] + f"{found[1]}{value}{found[2] or ''}" + text[found.end() :]
-            )
-        else:
-            text += ("" if not text or text.endswith("\n") else newline) + f"{key}={value}{newline}"
-    return text
-
-
-def _decode(raw: bytes) -> str:
-    """Text of a file written by Notepad, PowerShell (`>` writes UTF-16) or a Linux editor."""
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return raw.decode("utf-16", errors="replace")
-    if raw[1:2] == b"\0":
-        return raw.decode("utf-16-le", errors="replace")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return raw.decode("cp1252", errors="replace")
-
-
-def _keep_backslashes(text: str) -> str:
-    r"""Double the backslashes of quoted paths: dotenv would read `"C:\new"` as a line break."""
-    lines = []
-    for line in text.splitlines():
-        key, sign, value = line.partition("=")
-        quoted = value.strip()[:1] in {'"', "'"}
-        if sign and quoted and _is_path(key):
-            line = key + sign + value.replace("\\", "\\\\")
-        lines.append(line)
-    return "\n".join(lines) + "\n"
-
-
-def _is_path(key: str) -> bool:
-    field = key.strip().removeprefix("export ").strip().lower()
-    info = Settings.model_fields.get(field)
-    return field == "base_model" or (info is not None and "Path" in str(info.annotation))
+def holds_path(key: str) -> bool:
+    """True if the setting is a path, or may be one."""
+    info = Settings.model_fields.get(key.lower())
+    return key.lower() == "base_model" or (info is not None and "Path" in str(info.annotation))
 
 
 def _did_you_mean(key: str) -> str:

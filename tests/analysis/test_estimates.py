@@ -5,7 +5,6 @@ from peft import LoraConfig, get_peft_model
 
 from discord_lora.analysis.cards import CARDS, find_card, near_names
 from discord_lora.analysis.estimates import (
-    LOGITS_AT_ONCE,
     Machine,
     Workload,
     activation_bytes,
@@ -13,7 +12,6 @@ from discord_lora.analysis.estimates import (
     fit_into,
 )
 from discord_lora.analysis.model_shapes import MODELS, ModelShape
-from discord_lora.finetuning import head_loss
 from discord_lora.finetuning.activations import measure_activations
 from discord_lora.finetuning.fast_paths import choose_paths
 from discord_lora.finetuning.training_model import TrainingModel
@@ -97,10 +95,6 @@ def test_the_names_of_drivers_are_known():
     assert find_card("NVIDIA H100 80GB HBM3").name == "H100"
     assert find_card("Voodoo 2") is None
     assert near_names("RTX 3091")[0] == "RTX 3090"
-
-
-def test_what_two_rooms_must_agree_on():
-    assert LOGITS_AT_ONCE == head_loss.LOGITS_AT_ONCE
 
 
 def test_a_shape_is_read_from_a_config():

@@ -17,7 +17,13 @@ Time: see time_model.py.
 from dataclasses import dataclass, fields
 
 from discord_lora.analysis.cards import Card
-from discord_lora.analysis.memory import RESERVE_BYTES, ActivationBytes, MemoryPlan, plan_memory
+from discord_lora.analysis.memory import (
+    LOGITS_AT_ONCE,
+    RESERVE_BYTES,
+    ActivationBytes,
+    MemoryPlan,
+    plan_memory,
+)
 from discord_lora.analysis.model_shapes import NF4_BYTES, ModelShape
 from discord_lora.analysis.time_model import TimeModel, Work, modelled
 
@@ -34,9 +40,6 @@ CPU_BYTES_PER_SECOND = 10e9
 
 CONTEXT_BYTES = {"cuda": 0.5e9, "cpu": 0.75e9}
 """Taken before the first weight is loaded: CUDA and its libraries; torch and transformers."""
-
-LOGITS_AT_ONCE = 32 * 2**20
-"""As in finetuning/head_loss.py, which may not be imported here; a test holds them together."""
 
 
 @dataclass(frozen=True, slots=True)

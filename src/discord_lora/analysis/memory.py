@@ -21,6 +21,9 @@ twice moves 34 GB at 616 GB/s (56 ms), a token takes 28 GFLOP at 40 TFLOPS (0.7 
 RESERVE_BYTES = {"cuda": 1.0e9, "cpu": 2.0e9}
 """Stays free: for the desktop, for fragments, for what the model of memory does not know."""
 
+LOGITS_AT_ONCE = 32 * 2**20
+"""Logits that exist at one time: 128 MiB in fp32, whatever the vocabulary."""
+
 
 @dataclass(frozen=True, slots=True)
 class ActivationBytes:

@@ -39,6 +39,11 @@ def show_plan(plan: NightPlan, settings: Settings, console: Console, *, classic:
     show_memory(plan, console)
     show_arithmetic(plan, settings, console, classic)
     console.print(choice_table(plan))
+    if not classic and any(choice.strategy.chosen for choice in plan.choices):
+        console.print(
+            "Fewer messages are counted as average ones, and take longer: what they answer is read "
+            "with them. Plan again on the filtered file (--training-data-path)."
+        )
     recommendation = plan.recommendation
     console.print(f"Recommended: {recommendation.strategy.name}. {recommendation.reason}")
     if recommendation.warning:

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from discord_lora.analysis.memory import ActivationBytes
+from discord_lora.analysis.memory import LOGITS_AT_ONCE, ActivationBytes
 from discord_lora.conversations.packing import collate
 from discord_lora.finetuning.fast_paths import random_example
-from discord_lora.finetuning.head_loss import LOGITS_AT_ONCE
 from discord_lora.finetuning.training_model import TrainingModel
 
 PROBE_TOKENS = 96

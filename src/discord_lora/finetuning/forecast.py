@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime
 from multiprocessing import get_context
+from pathlib import Path
 
 from rich.console import Console
 
@@ -25,14 +26,16 @@ from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.dataset_cache import open_dataset
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.packing import TrainingPlan, pack, plan_training
-from discord_lora.finetuning.adapter import attach_adapter
+from discord_lora.env_file import write_env
+from discord_lora.finetuning.adapter import attach_adapter, steps_already_seen
 from discord_lora.finetuning.calibration import calibrate
+from discord_lora.finetuning.run_folder import fingerprint
 from discord_lora.finetuning.training_model import TrainingModel
 from discord_lora.finetuning.training_state import build_state, make_accelerator
 from discord_lora.hardware import detect_hardware
 from discord_lora.model_location import locate_base_model
 from discord_lora.sample import SAMPLE_MODEL_NAME
-from discord_lora.settings import Settings, write_env
+from discord_lora.settings import Settings, set_in_environment
 
 
 def plan_the_night(asked: Asked, settings: Settings, console: Console) -> None:
@@ -53,9 +56,20 @@ def plan_the_night(asked: Asked, settings: Settings, console: Console) -> None:
             return
         chosen = deadline.strategy
     if asked.write_env is not None:
-        backup = write_env(asked.write_env, chosen.env(plan.learning_rate))
-        kept = f"; as it was: {backup}" if backup else ""
-        console.print(f"written into {asked.write_env}{kept}", markup=False)
+        write_lines(asked.write_env, chosen.env(plan.learning_rate), console)
+
+
+def write_lines(path: Path, lines: dict[str, str], console: Console) -> None:
+    """Put the plan into `.env`. Raises UserError when it cannot be written."""
+    backup = write_env(path, lines)
+    kept = f"; as it was: {backup}" if backup else ""
+    console.print(f"written into {path}{kept}", markup=False)
+    if above := set_in_environment(lines):
+        console.print(
+            f"{' and '.join(above)}: set in the environment, which goes before {path}; "
+            "unset there what the plan is to decide.",
+            markup=False,
+        )
 
 
 def forecast(settings: Settings, asked: Asked, console: Console) -> NightPlan:
@@ -70,7 +84,10 @@ def forecast(settings: Settings, asked: Asked, console: Console) -> NightPlan:
     hardware = detect_hardware()
     machine = Machine.of_card(card) if card else hardware.machine()
     epoch = plan_of(settings, dataset, epochs=1.0, max_steps=0)
-    run = plan_of(settings, dataset, epochs=settings.epochs, max_steps=settings.max_steps)
+    seen = steps_already_seen(settings, fingerprint(dataset.training_examples))
+    run = plan_of(
+        settings, dataset, epochs=settings.epochs, max_steps=settings.max_steps, skip_steps=seen
+    )
     shape = model_shape(settings.base_model, locate_base_model(settings.base_model, say))
     if asked.calibrate:
         add_timing(settings.logs_dir, in_a_process_of_its_own(settings, console))
@@ -104,13 +121,16 @@ def open_with_any_tokenizer(settings: Settings, say: Callable[[str], None]) -> D
     return open_dataset(settings, lambda: tokenizer, say)
 
 
-def plan_of(settings: Settings, dataset: Dataset, *, epochs: float, max_steps: int) -> TrainingPlan:
+def plan_of(
+    settings: Settings, dataset: Dataset, *, epochs: float, max_steps: int, skip_steps: int = 0
+) -> TrainingPlan:
     return plan_training(
         dataset.training_examples,
         messages_per_step=settings.messages_per_step,
         epochs=epochs,
         max_steps=max_steps,
         seed=settings.seed,
+        skip_steps=skip_steps,
     )
 
 

@@ -21,7 +21,7 @@ from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.packing import TrainingPlan
 from discord_lora.finetuning.adapter import attach_adapter, library_versions, save_adapter
 from discord_lora.finetuning.calibration import seconds_since_start, timing_of_run
-from discord_lora.finetuning.checkpoints import load_newest, save_checkpoint
+from discord_lora.finetuning.checkpoints import Checkpoint, load_newest, save_checkpoint
 from discord_lora.finetuning.loop import Events, HeldOutLoss, evaluate, fit
 from discord_lora.finetuning.out_of_memory import try_largest
 from discord_lora.finetuning.processes import is_sharded
@@ -52,6 +52,10 @@ class Session:
     info: RunInfo
     settings: Settings
     hardware: Hardware
+    checkpoint: Checkpoint | None
+    """To go on from: the newest whole one."""
+    damaged: list[str]
+    """Newer checkpoints that were passed over."""
     losses: dict[str, float] = field(default_factory=dict)
     save_seconds: float = 0.0
     """Of the last checkpoint."""
@@ -83,6 +87,9 @@ class Session:
             sharded_over=accelerator.num_processes if sharded else 0,
         )
         model = TrainingModel(attach_adapter(model, settings))
+        checkpoint, damaged = load_newest(folder.checkpoints)
+        if checkpoint is not None:
+            settings = with_its_token_budget(settings, checkpoint)
         state = build_state(model, plan, dataset, settings, accelerator, hardware, plainly(console))
         info = RunInfo(
             base_model=settings.base_model,
@@ -93,7 +100,7 @@ class Session:
             versions=library_versions(),
             steps_before=plan.skip_steps,
         )
-        return cls(state, folder, info, settings, hardware)
+        return cls(state, folder, info, settings, hardware, checkpoint, damaged)
 
     def run(self, console: Console) -> Path:
         """Go on from the newest whole checkpoint, or start; returns the adapter's folder.
@@ -101,7 +108,7 @@ class Session:
         Raises:
             Interrupted: Ctrl+C or SIGTERM; everything is saved.
         """
-        first_step, damaged = self.resume()
+        first_step = self.resume()
         name = self.folder.path.name
         log = RunLog(
             folder=self.settings.logs_dir,
@@ -114,7 +121,7 @@ class Session:
             log_every_steps=self.settings.log_every_steps,
         )
         with log, stop_on_signal() as stop_requested:
-            for checkpoint in damaged:
+            for checkpoint in self.damaged:
                 log.say(f"checkpoint {checkpoint} is damaged and was passed over")
             log.say(
                 f"{name} on {self.hardware.name}: "
@@ -128,19 +135,14 @@ class Session:
     def progress(self) -> dict[str, Any]:
         return {"losses": self.losses, "token_budget": self.state.token_budget}
 
-    def resume(self) -> tuple[int, list[str]]:
-        """Steps already done, restored from the newest whole checkpoint; what is damaged."""
-        checkpoint, damaged = load_newest(self.folder.checkpoints)
+    def resume(self) -> int:
+        """Steps already done, restored from the newest whole checkpoint."""
+        checkpoint, self.checkpoint = self.checkpoint, None  # its memory is wanted for training
         if checkpoint is None:
-            return 0, damaged
+            return 0
         restore(self.state, checkpoint)
         self.losses.update(checkpoint.progress["losses"])
-        if self.settings.max_tokens_per_microbatch == "auto":
-            # Other rows would sum in another order: with another program open, the same run would
-            # end with other bits.
-            budget = checkpoint.progress.get("token_budget", self.state.token_budget)
-            self.state.token_budget = budget
-        return checkpoint.step, damaged
+        return checkpoint.step
 
     def train(self, log: RunLog, first_step: int, stop_requested: Callable[[], bool]) -> Path:
         """Train to the end and write the adapter.
@@ -233,6 +235,18 @@ class Session:
     def _note(self, name: str, loss: HeldOutLoss) -> None:
         self.losses[f"{name}_nats_per_token"] = loss.nats_per_token
         self.losses[f"{name}_bits_per_character"] = loss.bits_per_character
+
+
+def with_its_token_budget(settings: Settings, checkpoint: Checkpoint) -> Settings:
+    """Where memory decides, the run goes on as it was decided then, whatever is free now.
+
+    Other rows would sum in another order: with another program open, the same run would end with
+    other bits. How many layers are checkpointed is decided anew: it changes none.
+    """
+    budget = checkpoint.progress.get("token_budget", "auto")
+    if settings.max_tokens_per_microbatch != "auto":
+        return settings
+    return settings.model_copy(update={"max_tokens_per_microbatch": budget})
 
 
 def join_processes() -> PartialState:

@@ -1,0 +1,43 @@
+import pytest
+
+from discord_lora.console import UserError
+from discord_lora.env_file import write_env
+from discord_lora.settings import load_settings
+
+
+def env(tmp_path, text, encoding="utf-8"):
+    path = tmp_path / ".env"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_writing_values_keeps_comments_and_a_copy(tmp_path, encoding, newline):
+    lines = (
+        "# Größe zählt", "EPOCHS=3  # three", "", "export MAX_STEPS=", "BOT_NAME='Bö # t'",
+        "# EPOCHS=9", "learning_rate = 1e-4",
+    )  # fmt: skip
+    path = env(tmp_path, newline.join(lines), encoding)
+    before = path.read_bytes()
+    backup = write_env(
+        path, {"EPOCHS": "0.5", "MAX_STEPS": "7", "LEARNING_RATE": "2e-4", "SEED": "1"}
+    )
+    assert backup.read_bytes() == before
+    assert path.read_bytes().decode().removeprefix("\ufeff").split(newline) == [
+        "# Größe zählt", "EPOCHS=0.5  # three", "", "export MAX_STEPS=7", "BOT_NAME='Bö # t'",
+        "# EPOCHS=9", "learning_rate =2e-4", "SEED=1", "",
+    ]  # fmt: skip
+    again = write_env(path, {"EPOCHS": "2"})
+    assert again != backup
+    assert backup.read_bytes() == before
+    settings = load_settings({"epochs": "0.5"}, env_file=path)
+    assert (settings.epochs, settings.max_steps, settings.bot_name) == (0.5, 7, "Bö # t")
+
+
+def test_writing_values_makes_a_file_where_there_is_none(tmp_path):
+    path = tmp_path / ".env"
+    assert write_env(path, {"EPOCHS": "2"}) is None
+    assert path.read_text() == "EPOCHS=2\n"
+    with pytest.raises(UserError, match="cannot write"):
+        write_env(tmp_path / "nowhere" / ".env", {"EPOCHS": "2"})
