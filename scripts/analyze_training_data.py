@@ -129,7 +129,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--json", type=Path, metavar="FILE", help="write the report as JSON, too")
     add("--json-keys", action="store_true", help="list the keys of the JSON and what they mean")
     add("--account", type=Path, metavar="FILE",
-        help="what prepare_training_data.py --json wrote: shows what cleaning dropped")  # fmt: skip
+        help="prepare_training_data.py's account, unless it lies beside the data")  # fmt: skip
     add("--timezone", default="UTC", metavar="ZONE",
         help="zone of hours and weekdays, such as Europe/Berlin (default: UTC)")  # fmt: skip
     add(

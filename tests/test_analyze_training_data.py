@@ -107,6 +107,24 @@ def test_the_account_of_the_preparation_is_shown(tmp_path, chat, monkeypatch, ca
     assert "is no account" in capsys.readouterr().err
 
 
+def test_the_account_beside_the_data_is_shown_as_long_as_it_is_theirs(
+    tmp_path, monkeypatch, capsys
+):
+    export, data = tmp_path / "talk.json", tmp_path / "talk.jsonl"
+    export.write_text(json.dumps(EXPORT))
+    assert not run_here(monkeypatch, "scripts/prepare_training_data.py", export, "--out", data)
+    options = ("--training-data-path", data, "--no-tokens")
+    dropped = "exports: 20 read = 18 kept + 2 dropped"
+    assert not run_here(monkeypatch, SCRIPT, *options)
+    assert dropped in capsys.readouterr().out
+    with data.open("ab") as stream:
+        stream.write(data.read_bytes().splitlines()[0] + b"\n")
+    assert not run_here(monkeypatch, SCRIPT, *options)
+    assert dropped not in capsys.readouterr().out
+    (tmp_path / "talk.account.json").write_text("[]")
+    assert not run_here(monkeypatch, SCRIPT, *options)
+
+
 def test_lines_left_out_are_counted_by_reason(tmp_path, chat, monkeypatch, capsys):
     with chat.open("ab") as stream:
         stream.write(b'{"content": ""}\nbroken\n')

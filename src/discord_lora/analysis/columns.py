@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from discord_lora.analysis.plain_lines import are_plain, read_plain
@@ -75,12 +76,15 @@ class MessageColumns:
     `frame` has one row a message, in file order, with the columns `FIELDS`; in data that came as
     ready conversations it has one row a turn, and `ready` holds each row's conversation.
     `account` says what else there was: lines = rows + conversations + rejects + dropped.
+    `records` holds for each row which of the file's messages it is, counted from 0 without the
+    empty ones; those that are in none are older messages of the same id.
     """
 
     frame: pl.DataFrame
     account: TrainingData = field(default_factory=TrainingData)
     ready: pl.Series | None = None
     files: tuple[Path, ...] = ()
+    records: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 @without_cycle_collection()
@@ -203,14 +207,16 @@ class _Reader:
     def finish(self) -> MessageColumns:
         """The whole file's columns, each id once: its latest message, where it first stood."""
         frame = pl.concat(self.frames) if self.frames else _rows(())
+        records = np.arange(len(frame))
         distinct = frame["id"].n_unique()
         if distinct < len(frame):
             self.data.dropped[DUPLICATE] = len(frame) - distinct
             rows = frame.lazy().select("id").with_row_index("row").collect()
             latest = rows.group_by("id", maintain_order=True).agg(pl.col("row").last())
             frame = frame[latest["row"]]
+            records = latest["row"].to_numpy().astype(np.int64)
         if len(frame) or not self.data.conversations:
-            return MessageColumns(frame, self.data)
+            return MessageColumns(frame, self.data, records=records)
         conversations = [from_ready(it, n) for n, it in enumerate(self.data.conversations)]
         turns = [(message, False) for it in conversations for message in it.messages]
         ready = [it.id for it in conversations for _ in it.messages]

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import orjson
@@ -11,7 +11,8 @@ from rich.console import Console
 from discord_lora.analysis.columns import MessageColumns, read_columns
 from discord_lora.analysis.data_report import DataReport, Preparation, as_json, documented_keys
 from discord_lora.console import UserError, byte_progress
-from discord_lora.messages.account import PrepareReport
+from discord_lora.messages.account import PrepareReport, account_beside
+from discord_lora.messages.output import file_hash
 from discord_lora.messages.prepare import PrepareOptions, prepare
 
 
@@ -27,7 +28,7 @@ def training_data(
         UserError: as `prepare` or `read_account`, or an account is given for exports.
     """
     if not exports:
-        yield prepared, read_account(account) if account else None
+        yield prepared, read_account(account) if account else find_account(prepared)
         return
     if account:
         raise UserError("--account: exports have an account of their own; leave it out.")
@@ -77,6 +78,15 @@ def read_account(path: Path) -> Preparation:
             f"--account: {path} is no account; name what prepare_training_data.py --json wrote."
         ) from None
     return found
+
+
+def find_account(prepared: Path) -> Preparation | None:
+    """The account that lies beside training data, if it is of what they hold now."""
+    path = account_beside(prepared)
+    with suppress(OSError, ValueError, TypeError, KeyError, UserError):
+        if orjson.loads(path.read_bytes())["training_data_hash"] == file_hash(prepared):
+            return read_account(path)
+    return None
 
 
 def write_json(report: DataReport, path: Path) -> None:
