@@ -8,10 +8,10 @@ import numpy as np
 from discord_lora.analysis.choose import Mask
 from discord_lora.analysis.columns import MessageColumns
 from discord_lora.console import UserError
+from discord_lora.env_file import unused_path
 from discord_lora.messages.output import AtomicFile
 from discord_lora.messages.rewrite import Fate, rewrite
 from discord_lora.messages.training_data import DUPLICATE
-from discord_lora.env_file import unused_path
 
 
 def refuse_ready(columns: MessageColumns, path: Path) -> None:
