@@ -41,7 +41,7 @@ from discord_lora.finetuning.processes import (
     whole_optimizer_state,
 )
 from discord_lora.finetuning.training_model import TrainingModel
-from discord_lora.hardware import Hardware, is_out_of_memory
+from discord_lora.hardware import Hardware, is_out_of_memory, release_freed_memory
 from discord_lora.settings import Settings
 
 
@@ -141,6 +141,7 @@ def build_state(
         paths = choose_paths(model, plan.examples)
         memory = decide_memory(model, plan, settings, accelerator, hardware, optimizer_kind)
     checkpoint_layers(model, memory.checkpointed)
+    release_freed_memory()
     for sentence in (*what_is_general(paths), str(memory)):
         say(sentence)
     return TrainingState(
