@@ -8,7 +8,13 @@ from discord_lora.analysis.data_report import Activity, DataReport, Distribution
 from discord_lora.analysis.findings import percent
 from discord_lora.analysis.languages import NAMES, UNCLEAR
 from discord_lora.analysis.measure import LOW_SCORE
-from discord_lora.analysis.report_page import WEEKDAYS, content_parts, duration, repeat_parts
+from discord_lora.analysis.report_page import (
+    WEEKDAYS,
+    content_parts,
+    duration,
+    last_part,
+    repeat_parts,
+)
 from discord_lora.pages.charts import (
     ColumnChart,
     LaneChart,
@@ -20,7 +26,9 @@ from discord_lora.pages.charts import (
 )
 from discord_lora.pages.render import render_page
 
-MOST_CHANNELS = 20
+MOST_AUTHORS, MOST_CHANNELS, MOST_REPEATED = 10, 16, 5
+"""Rows of the rankings; --json has more."""
+
 MOST_MONTHS = 120
 """Beyond that years are shown: a month would be thinner than a line."""
 
@@ -68,10 +76,12 @@ def as_html(report: DataReport) -> bytes:
     return render_page(
         "data_report.html",
         report=report,
-        percent=percent,
-        duration=duration,
-        number=lambda value: f"{value:,.1f}" if isinstance(value, float) else f"{value:,}",
+        percent=lambda share: _unbroken(percent(share)),
+        duration=_waiting,
+        last_part=last_part,
+        number=_number,
         others=_others(report),
+        authors=report.authors.top[:MOST_AUTHORS],
         channels=report.channels[:MOST_CHANNELS],
         one_guild=guilds.pop() or None if len(guilds) == 1 else None,
         concentration=_concentration(report),
@@ -87,6 +97,7 @@ def as_html(report: DataReport) -> bytes:
         part_meanings=PART_MEANINGS,
         content=content_parts(report),
         repeats=repeat_parts(report),
+        most_repeated=MOST_REPEATED,
         languages=_languages(report),
         unclear_share=report.languages.messages.get(UNCLEAR, 0) / report.languages.sample,
         private=_private(report),
@@ -95,11 +106,25 @@ def as_html(report: DataReport) -> bytes:
     )
 
 
+def _number(value: float) -> str:
+    """A count as it is, a mean with a decimal place."""
+    return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
+
+
+def _waiting(seconds: float) -> str:
+    return _unbroken(duration(seconds))
+
+
+def _unbroken(figure: str) -> str:
+    """A figure that is not parted from its unit at the end of a line."""
+    return figure.replace(" ", "\N{NO-BREAK SPACE}")
+
+
 def _others(report: DataReport) -> Others:
     authors, channels, total = report.authors, report.channels, report.overview.messages
     return Others(
-        people=authors.count - len(authors.top),
-        messages=total - sum(author.messages for author in authors.top),
+        people=authors.count - len(authors.top[:MOST_AUTHORS]),
+        messages=total - sum(author.messages for author in authors.top[:MOST_AUTHORS]),
         channels=len(channels) - len(channels[:MOST_CHANNELS]),
         channel_messages=sum(channel.messages for channel in channels[MOST_CHANNELS:]),
     )
@@ -118,7 +143,7 @@ def _concentration(report: DataReport) -> LineChart | None:
     return line_chart(
         {"so many people wrote": written, "if all wrote the same": alike},
         y_from=0,
-        y_text=lambda share: f"{share:.0%}",
+        y_text=lambda share: f"{100 * share:.0f} %",
     )
 
 
@@ -158,14 +183,14 @@ def _weekdays(activity: Activity) -> ColumnChart:
 def _quality(report: DataReport) -> ColumnChart:
     names = {f"{10 * n}–{10 * n + 10}": n for n in range(10)}
     counts = {name: report.quality.histogram[n] for name, n in names.items()}
-    marks = {n: str(10 * n) for n in range(0, 11, 2)}
+    marks = {float(n): str(10 * n) for n in range(0, 11, 2)}
     return column_chart(counts, marks, pale=LOW_SCORE // 10)
 
 
 def _spread(
     rows: Mapping[str, Distribution | None],
     marks: Mapping[int, str],
-    text: Callable[[float], str] = lambda value: f"{value:,}",
+    text: Callable[[float], str] = _number,
 ) -> Spread:
     known = {name: of for name, of in rows.items() if of is not None}
     ends = {name: (of.median, of.p90, of.p99, of.longest) for name, of in known.items()}
@@ -190,7 +215,7 @@ def _waits(report: DataReport) -> Spread | None:
         "the next person’s message": talk.answer_seconds,
         "the first reply by Discord’s own reply": talk.first_reply_seconds,
     }
-    return _spread(rows, _TIMES, duration) if any(rows.values()) else None
+    return _spread(rows, _TIMES, _waiting) if any(rows.values()) else None
 
 
 def _engaged(report: DataReport) -> dict[str, Part]:

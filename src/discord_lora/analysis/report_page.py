@@ -42,7 +42,7 @@ def print_page(console: Console, report: DataReport) -> None:
     named = ((it.name, it.messages, it.share) for it in report.channels)
     console.print(_ranking("channel", named))
     model = report.lengths.tokenizer
-    _title(console, f"lengths, tokens of {_last_part(model)}" if model else "lengths")
+    _title(console, f"lengths, tokens of {last_part(model)}" if model else "lengths")
     console.print(_lengths(report))
     _activity(console, report)
     _title(console, "answers")
@@ -64,7 +64,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _last_part(location: str) -> str:
+def last_part(location: str) -> str:
     """The model's name without its folders."""
     return printable(location).replace("\\", "/").rstrip("/").rpartition("/")[2]
 
