@@ -7,25 +7,17 @@ the messages nothing is shown but what --explain or --show-sample ask for.
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from discord_lora.analysis.plan_options import Asked, add_plan_options
 from discord_lora.console import UserError, make_console, run_script
-from discord_lora.settings import (
-    Settings,
-    add_setting_options,
-    parse_with_settings,
-    script_parser,
-)
-
-if TYPE_CHECKING:
-    pass
+from discord_lora.settings import Settings, add_setting_options, parse_with_settings, script_parser
 
 EXAMPLES = """\
   python scripts/analyze_training_data.py                         the whole report
   python scripts/analyze_training_data.py exports/                of exports, not yet prepared
+  python scripts/analyze_training_data.py --html report.html      the same with charts, to look at
   python scripts/analyze_training_data.py --json report.json      the same figures for programs
   python scripts/analyze_training_data.py --explain 1419408018537316453
                                                      why a message has its quality score
@@ -97,8 +89,14 @@ def main() -> int | None:
         explanations = [explain.explain(measures, message_id) for message_id in args.explain]
         if args.json:
             report_files.write_json(report, args.json)
+        if args.html:
+            from discord_lora.analysis.report_html import as_html
+
+            report_files.write_file(args.html, as_html(report), "--html")
         report_page.print_page(console, report)
         explain.print_explanations(console, explanations)
+        for file in filter(None, (args.json, args.html)):
+            console.print(f"written: {file}", markup=False)
         if args.show_sample is not None:
             from discord_lora.analysis.training_view import show_training_view
 
@@ -127,6 +125,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("paths", nargs="*", type=Path, metavar="PATH",
         help="exports to look at (default: the training data)")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write the report as JSON, too")
+    add("--html", type=Path, metavar="FILE", help="write the report as a page to look at, too")
     add("--json-keys", action="store_true", help="list the keys of the JSON and what they mean")
     add("--account", type=Path, metavar="FILE",
         help="prepare_training_data.py's account, unless it lies beside the data")  # fmt: skip

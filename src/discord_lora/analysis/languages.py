@@ -72,6 +72,16 @@ _SMALL_WORDS: Final = {
     "tapi gak apa ya",
     "ro": "și nu este în de la cu pe un că mai ce sunt dar am pentru din se ca sau fi asta",
 }  # fmt: skip
+NAMES: Final = {
+    "en": "English", "de": "German", "fr": "French", "es": "Spanish", "pt": "Portuguese",
+    "it": "Italian", "nl": "Dutch", "pl": "Polish", "cs": "Czech", "sk": "Slovak",
+    "sv": "Swedish", "da": "Danish", "no": "Norwegian", "fi": "Finnish", "hu": "Hungarian",
+    "tr": "Turkish", "id": "Indonesian", "ro": "Romanian", "ja": "Japanese", "zh": "Chinese",
+    "ko": "Korean", "el": "Greek", "he": "Hebrew", "th": "Thai", "hi": "Hindi", "bn": "Bengali",
+    "fa": "Persian", "ar": "Arabic", "uk": "Ukrainian", "ru": "Russian",
+}  # fmt: skip
+"""Every code that can come out, by its English name."""
+
 _FEWEST_HITS = 2
 _LEAST_WEIGHT = 0.75
 

@@ -1,5 +1,6 @@
 """Columns of messages → the data report, and the figures of each single message behind it."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -118,7 +119,8 @@ def _known(values: npt.ArrayLike) -> report.Distribution:
 def _source(columns: MessageColumns, options: Options) -> report.Source:
     account = columns.account
     return report.Source(
-        files=[str(path) for path in columns.files],
+        # A name on Linux may be bytes that are no UTF-8, which JSON cannot hold.
+        files=[os.fsencode(path).decode(errors="replace") for path in columns.files],
         lines=account.lines,
         messages=len(columns.frame) if columns.ready is None else 0,
         dropped=dict(account.dropped),

@@ -1,4 +1,4 @@
-"""Files around the data report: the exports it may start from, the account, the JSON."""
+"""Files around the data report: the exports it may start from, the account, what is written."""
 
 import tempfile
 from collections.abc import Iterator
@@ -90,13 +90,18 @@ def find_account(prepared: Path) -> Preparation | None:
 
 
 def write_json(report: DataReport, path: Path) -> None:
-    """Write the report. Raises UserError when it cannot be written."""
+    """Write the report for programs. Raises UserError as `write_file`."""
+    write_file(path, as_json(report), "--json")
+
+
+def write_file(path: Path, content: bytes, option: str) -> None:
+    """Write what `option` of the script asked for. Raises UserError when it cannot be written."""
     try:
-        path.write_bytes(as_json(report))
+        path.write_bytes(content)
     except OSError as error:
         reason = (error.strerror or "not possible").lower()
         raise UserError(
-            f"{path} cannot be written: {reason}. Choose another --json FILE."
+            f"{path} cannot be written: {reason}. Choose another {option} FILE."
         ) from None
 
 

@@ -19,7 +19,7 @@ _MOST_LANGUAGES = 6
 _LONGEST_NAME = 32
 _MARKS = {"warning": ("!!", "bold red"), "advice": ("->", "yellow"), "good": ("ok", "green")}
 _SHADES = " .:-=+*#@"
-_WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS_SHOWN = 60
 
 
@@ -42,7 +42,7 @@ def print_page(console: Console, report: DataReport) -> None:
     named = ((it.name, it.messages, it.share) for it in report.channels)
     console.print(_ranking("channel", named))
     model = report.lengths.tokenizer
-    _title(console, f"lengths, tokens of {_last_part(model)}" if model else "lengths")
+    _title(console, f"lengths, tokens of {last_part(model)}" if model else "lengths")
     console.print(_lengths(report))
     _activity(console, report)
     _title(console, "answers")
@@ -64,7 +64,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _last_part(location: str) -> str:
+def last_part(location: str) -> str:
     """The model's name without its folders."""
     return printable(location).replace("\\", "/").rstrip("/").rpartition("/")[2]
 
@@ -179,8 +179,7 @@ def _activity(console: Console, report: DataReport) -> None:
     console.print(f"hours     0 {hours} 23   busiest at {busiest}:00", markup=False)
     total = sum(activity.weekdays)
     week = "  ".join(
-        f"{day} {count / total:.0%}"
-        for day, count in zip(_WEEKDAYS, activity.weekdays, strict=True)
+        f"{day} {count / total:.0%}" for day, count in zip(WEEKDAYS, activity.weekdays, strict=True)
     )
     console.print(f"weekdays  {week}", markup=False)
     months = activity.months[-_MONTHS_SHOWN:]
@@ -222,9 +221,10 @@ def _part(part: Part) -> str:
     return f"{part.messages:,} messages ({percent(part.share)})"
 
 
-def _content(report: DataReport) -> Table:
-    content, repeats, private = report.content, report.duplicates, report.private_data
-    rows = {
+def content_parts(report: DataReport) -> dict[str, Part]:
+    """What messages consist of, in words."""
+    content = report.content
+    return {
         "with a link": content.with_link,
         "nothing but links": content.link_only,
         "bot commands": content.commands,
@@ -233,10 +233,24 @@ def _content(report: DataReport) -> Table:
         "one word": content.one_word,
         "one to three words": content.up_to_three_words,
         "questions": content.questions,
+    }
+
+
+def repeat_parts(report: DataReport) -> dict[str, Part]:
+    """What was said before, in words."""
+    repeats = report.duplicates
+    return {
         "said before, word for word": repeats.exact_repeats,
         "said before nearly so, 6+ words": repeats.near_repeats,
         "copypasta": repeats.copypasta,
-        "seem to hold private data": private.any,
+    }
+
+
+def _content(report: DataReport) -> Table:
+    rows = {
+        **content_parts(report),
+        **repeat_parts(report),
+        "seem to hold private data": report.private_data.any,
     }
     table = _table("", "messages", "share", "")
     for name, part in rows.items():
