@@ -187,7 +187,7 @@ def in_a_process(settings: dict[str, Any], calibrate: bool) -> Predicted:
 
 
 def predict(overrides: dict[str, Any], calibrate: bool) -> Predicted:
-    from discord_lora.analysis.plan_options import Asked
+    from discord_lora.analysis.plan.plan_options import Asked
     from discord_lora.finetuning.forecast import forecast
     from discord_lora.settings import load_settings
 

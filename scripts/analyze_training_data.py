@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from discord_lora.analysis.plan_options import Asked, add_plan_options
+from discord_lora.analysis.plan.plan_options import Asked, add_plan_options
 from discord_lora.console import UserError, make_console, run_script
 from discord_lora.settings import Settings, add_setting_options, parse_with_settings, script_parser
 
@@ -60,9 +60,9 @@ SETTINGS = (
 
 def main() -> int | None:
     args, settings = parse_with_settings(make_parser())
-    from discord_lora.analysis import explain, measure, report_files, report_page
-    from discord_lora.analysis.activity import check_timezone
-    from discord_lora.analysis.token_counts import find_token_counter
+    from discord_lora.analysis.report import explain, measure, report_files, report_page
+    from discord_lora.analysis.report.activity import check_timezone
+    from discord_lora.analysis.report.token_counts import find_token_counter
 
     if args.json_keys:
         print(report_files.key_table())
@@ -90,7 +90,7 @@ def main() -> int | None:
         if args.json:
             report_files.write_json(report, args.json)
         if args.html:
-            from discord_lora.analysis.report_html import as_html
+            from discord_lora.analysis.report.report_html import as_html
 
             report_files.write_file(args.html, as_html(report), "--html")
         report_page.print_page(console, report)
@@ -98,7 +98,7 @@ def main() -> int | None:
         for file in filter(None, (args.json, args.html)):
             console.print(f"written: {file}", markup=False)
         if args.show_sample is not None:
-            from discord_lora.analysis.training_view import show_training_view
+            from discord_lora.analysis.report.training_view import show_training_view
 
             show_training_view(settings, max(0, args.show_sample), console)
         if not (args.no_plan or args.no_tokens):

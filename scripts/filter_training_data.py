@@ -35,9 +35,10 @@ ASKED = (
 def main() -> int | None:
     args, settings = parse_with_settings(make_parser())
     check(args)
-    from discord_lora.analysis import choose, filter_files, filter_page, hand_pick, report_files
-    from discord_lora.analysis.activity import check_timezone
-    from discord_lora.analysis.measure import Options, make_report, measure
+    from discord_lora.analysis.filtering import choose, filter_files, filter_page, hand_pick
+    from discord_lora.analysis.report import report_files
+    from discord_lora.analysis.report.activity import check_timezone
+    from discord_lora.analysis.report.measure import Options, make_report, measure
     from discord_lora.messages.report import what_next
 
     check_timezone(args.timezone)

@@ -17,7 +17,7 @@ from transformers import (
     BitsAndBytesConfig,
 )
 
-from discord_lora.analysis.model_shapes import MODELS, NF4_BYTES, ModelShape
+from discord_lora.analysis.plan.model_shapes import MODELS, NF4_BYTES, ModelShape
 from discord_lora.console import UserError
 from discord_lora.hardware import Hardware, release_freed_memory
 

@@ -12,8 +12,8 @@ from typing import Literal
 import psutil
 import torch
 
-from discord_lora.analysis.cards import find_card
-from discord_lora.analysis.estimates import CONTEXT_BYTES, Machine
+from discord_lora.analysis.plan.cards import find_card
+from discord_lora.analysis.plan.estimates import CONTEXT_BYTES, Machine
 
 Precision = Literal["no", "fp16", "bf16"]
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from discord_lora.analysis.columns import read_columns
-from discord_lora.analysis.filter_files import fates_of
+from discord_lora.analysis.filtering.filter_files import fates_of
+from discord_lora.analysis.report.columns import read_columns
 from discord_lora.console import UserError
 from discord_lora.messages.rewrite import Fate, as_context, rewrite
 from discord_lora.messages.training_data import read_training_data

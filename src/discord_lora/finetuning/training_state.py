@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from transformers import get_scheduler
 
-from discord_lora.analysis.memory import RESERVE_BYTES, MemoryPlan, plan_memory
+from discord_lora.analysis.plan.memory import RESERVE_BYTES, MemoryPlan, plan_memory
 from discord_lora.console import UserError
 from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.examples import TokenizedExample
