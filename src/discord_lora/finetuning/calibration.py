@@ -45,8 +45,8 @@ def calibrate(
         hardware: where it runs.
         progress: is called with the micro-batches done and all of them.
     """
-    start_up = seconds_since_start()
     largest_row = try_largest(state, lambda _tokens: None)  # also makes thread pools, fills caches
+    start_up = seconds_since_start()  # as a run counts it
     rows = chosen_rows(state)
     _timed(state, rows[-1], hardware)  # gradients for the optimizer
     step_seconds = statistics.median(_optimizer_seconds(state, hardware) for _ in range(3))
