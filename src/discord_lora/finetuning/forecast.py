@@ -91,10 +91,7 @@ def forecast(settings: Settings, asked: Asked, console: Console) -> NightPlan:
     hardware = detect_hardware()
     machine = Machine.of_card(card) if card else hardware.machine()
     epoch = plan_of(settings, dataset, epochs=1.0, max_steps=0)
-    seen = steps_already_seen(settings, fingerprint(dataset.training_examples))
-    run = plan_of(
-        settings, dataset, epochs=settings.epochs, max_steps=settings.max_steps, skip_steps=seen
-    )
+    run = plan_as_set(settings, dataset)
     shape = model_shape(settings.base_model, locate_base_model(settings.base_model, say))
     if asked.calibrate:
         add_timing(settings.logs_dir, in_a_process_of_its_own(settings, console))
@@ -126,6 +123,17 @@ def open_with_any_tokenizer(settings: Settings, say: Callable[[str], None]) -> D
         settings = settings.model_copy(update={"base_model": SAMPLE_MODEL_NAME})
         tokenizer = load_tokenizer(locate_base_model(SAMPLE_MODEL_NAME, say))
     return open_dataset(settings, lambda: tokenizer, say)
+
+
+def plan_as_set(settings: Settings, dataset: Dataset) -> TrainingPlan:
+    """The run that the settings ask for."""
+    return plan_of(
+        settings,
+        dataset,
+        epochs=settings.epochs,
+        max_steps=settings.max_steps,
+        skip_steps=steps_already_seen(settings, fingerprint(dataset.training_examples)),
+    )
 
 
 def plan_of(
@@ -180,12 +188,13 @@ def calibrated(settings: Settings, quiet: bool) -> Timing:
     say = plainly(console)
     location = locate_base_model(settings.base_model, say)
     dataset = open_dataset(settings, lambda: load_tokenizer(location), say)
-    epoch = plan_of(settings, dataset, epochs=1.0, max_steps=0)
+    # Of the run as it is set: how much its largest micro-batch takes is measured, not inferred.
+    plan = plan_as_set(settings, dataset)
     hardware = detect_hardware()
     accelerator = make_accelerator(settings, hardware, "calibration")
     model = load_base_model(location, hardware, settings.quantization)
     model = TrainingModel(attach_adapter(model, settings))
-    state = build_state(model, epoch, dataset, settings, accelerator, hardware, say)
+    state = build_state(model, plan, dataset, settings, accelerator, hardware, say)
     with make_progress(console) as progress:
         bar = progress.add_task("timing micro-batches", total=1)
         timing = calibrate(
