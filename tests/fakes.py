@@ -6,7 +6,13 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from discord_lora.conversations.build import Conversation
 from discord_lora.messages.record import Message
@@ -86,6 +92,45 @@ def make_model(vocabulary: int = 400, seed: int = 0, hidden: int = 32) -> Any:
         attn_implementation="sdpa",
     )
     return LlamaForCausalLM(config).requires_grad_(False)
+
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": 24},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1},
+    "qwen3": {"head_dim": 8},
+    "gemma2": {"head_dim": 8, "sliding_window": 24, "attn_implementation": "eager"},
+    "gemma3_text": {"head_dim": 8, "sliding_window": 24},
+}
+"""What a tiny model of each family needs besides the sizes: windows shorter than a prompt, and
+eager attention for capped scores, as `load_base_model` chooses it."""
+
+
+def make_model_of(family: str, vocabulary: int = 400, seed: int = 0) -> Any:
+    """A random model of another family, with windows shorter than the tests' prompts."""
+    torch.manual_seed(seed)
+    config = CONFIG_MAPPING[family](
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        pad_token_id=0,
+        initializer_range=0.1,  # so that every token depends on all before it
+        **{"attn_implementation": "sdpa"} | FAMILIES[family],
+    )
+    return AutoModelForCausalLM.from_config(config).requires_grad_(False).eval()
+
+
+def always_says(model: Any, token_id: int) -> None:
+    """Let the model's head prefer one token, whatever was said."""
+    head = torch.nn.Linear(model.config.hidden_size, model.config.vocab_size)
+    torch.nn.init.zeros_(head.weight)
+    head.bias.data.zero_()
+    head.bias.data[token_id] = 100.0
+    model.lm_head = head.requires_grad_(False)
 
 
 def say(

@@ -157,6 +157,26 @@ class Settings(BaseSettings):
         1.0, ge=1, description="above 1 makes words less likely that were just said"
     )
     max_reply_tokens: Positive = Field(200, description="longest reply in tokens")
+    reply_time_limit_seconds: float = Field(
+        120.0, gt=0, description="an answer that takes longer ends; without a first word it fails"
+    )
+    max_concurrent_replies: Positive = Field(
+        8, description="channels answered at the same time; fewer if memory is short"
+    )
+    max_waiting_replies: Positive = Field(
+        32, description="answers that may wait for their turn; further ones are turned away"
+    )
+
+    # Another server for the model
+    inference_url: str = Field(
+        "", description="OpenAI-compatible server that has the model, such as http://host:8080/v1"
+    )
+    inference_api_key: SecretStr = Field(
+        SecretStr(""), description="key for INFERENCE_URL, if it wants one"
+    )
+    inference_model: str = Field(
+        "", description="model's name at INFERENCE_URL; empty: the first that it lists"
+    )
 
     # The bot in Discord
     discord_token: SecretStr = Field(
