@@ -1,7 +1,10 @@
 """Stand-ins for what is slow or far away: a tiny tokenizer, a tiny model, invented chat."""
 
-from collections.abc import Iterable, Sequence
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +18,8 @@ from transformers import (
 )
 
 from discord_lora.conversations.build import Conversation
+from discord_lora.conversations.prompt_format import Voice, server_voice
+from discord_lora.inference.backend import BackendStatus, Request
 from discord_lora.messages.record import Message
 
 CHATML = (
@@ -180,3 +185,54 @@ def chatter(
         )
         for number in range(count)
     ]
+
+
+class FakeBackend:
+    """A backend that says what a test has queued: a text, or an exception to raise.
+
+    With nothing queued it echoes the last message. `hold` keeps every answer from going on.
+    """
+
+    def __init__(self, voice: Voice | None = None) -> None:
+        self.voice = voice or server_voice("Lora")
+        self.queued: list[str | Exception] = []
+        self.requests: list[Request] = []
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self.seconds_a_word = 0.0
+        self.reloaded: list[Path] = []
+        self.running = 0
+
+    def enqueue(self, *answers: str | Exception) -> None:
+        self.queued.extend(answers)
+
+    def prompt(self, conversation: Conversation) -> list[int]:
+        return list(self.prompt_text(conversation).encode())
+
+    def prompt_text(self, conversation: Conversation) -> str:
+        return "".join(f"{it.author}: {it.content}\n" for it in conversation.messages)
+
+    async def reply(self, request: Request) -> AsyncIterator[str]:
+        self.requests.append(request)
+        last = request.conversation.messages[-1]
+        answer = self.queued.pop(0) if self.queued else f"you said {last.content}"
+        self.running += 1
+        try:
+            await self.hold.wait()
+            if isinstance(answer, Exception):
+                raise answer
+            for word in re.findall(r"\S*\s*", answer):
+                await asyncio.sleep(self.seconds_a_word)
+                if word:
+                    yield word
+        finally:
+            self.running -= 1
+
+    def status(self) -> BackendStatus:
+        return BackendStatus("a test", "none", "fake", 0, self.running, len(self.requests), 12.5, 0)
+
+    async def reload(self, folder: Path) -> None:
+        self.reloaded.append(folder)
+
+    async def close(self) -> None:
+        pass

@@ -144,11 +144,43 @@ class ChannelMemory:
         channel = self._channels.get(channel_id)
         return str(channel.ids[-1]) if channel and channel.ids else None
 
+    def knows(self, channel_id: str, message_id: str) -> bool:
+        """True for a message that stands in the channel, as far as it is remembered."""
+        channel = self._channels.get(channel_id)
+        return channel is not None and int(message_id) in channel.messages
+
+    def was_deleted(self, channel_id: str, message_id: str) -> bool:
+        channel = self._channels.get(channel_id)
+        return channel is not None and int(message_id) in channel.deleted
+
+    def missing_in(self, channel_id: str, shown: Collection[str]) -> list[str]:
+        """What is remembered and was deleted unseen: all that history shows around it is `shown`.
+
+        `shown` is a stretch of history without gaps.
+        """
+        channel = self._channels.get(channel_id)
+        if channel is None or not shown:
+            return []
+        there = set(map(int, shown))
+        first, last = min(there), max(there)
+        return [str(key) for key in channel.ids if first < key < last and key not in there]
+
     def is_own(self, channel_id: str, message_id: str | None) -> bool:
         """True if this bot wrote that message, as far as it is remembered."""
         channel = self._channels.get(channel_id)
         seen = channel.messages.get(int(message_id)) if channel and message_id else None
         return seen is not None and seen.is_own
+
+    def author_of(self, channel_id: str, message_id: str) -> str | None:
+        channel = self._channels.get(channel_id)
+        seen = channel.messages.get(int(message_id)) if channel else None
+        return None if seen is None else seen.author_id
+
+    def replied_to(self, channel_id: str, message_id: str) -> str | None:
+        """What a message of the bot's own answered; None for what is none."""
+        channel = self._channels.get(channel_id)
+        seen = channel.messages.get(int(message_id)) if channel else None
+        return seen.parsed.reply_to if seen is not None and seen.is_own else None
 
     def answers_to(self, channel_id: str, message_id: str) -> list[str]:
         """Ids of the bot's own replies to a message, oldest first: is it answered already?"""

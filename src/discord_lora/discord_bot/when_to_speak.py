@@ -178,6 +178,11 @@ class WhenToSpeak:
     _quiet: dict[str | None, datetime | None] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
+        self.be_called(self.names)
+
+    def be_called(self, names: Iterable[str]) -> None:
+        """Listen to these names from now on."""
+        self.names = list(names)
         self._called = _name_pattern(self.names)
 
     # Commands -------------------------------------------------------------------------------
