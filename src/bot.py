@@ -6,7 +6,6 @@ running answers end and leaves.
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 
 from discord_lora.console import make_console, plainly, run_script
 from discord_lora.settings import (
@@ -32,34 +31,31 @@ def main() -> int | None:
     add_setting_options(parser)
     args, settings = parse_with_settings(parser)
 
-    from discord_lora.adapter_folder import find_adapter, read_run_info
     from discord_lora.discord_bot.start_up import bot_log, required_token
 
     required_token(settings)
-    folder = find_adapter(settings.output_dir, args.adapter)
-    read_run_info(folder)
     say = plainly(make_console())
     with bot_log(settings, say):
-        asyncio.run(be_in_discord(settings, folder, say, dry_run=args.dry_run))
+        asyncio.run(be_in_discord(settings, args.adapter, say, dry_run=args.dry_run))
     return None
 
 
 async def be_in_discord(
-    settings: Settings, folder: Path, say: Callable[[str], None], *, dry_run: bool
+    settings: Settings, adapter: str | None, say: Callable[[str], None], *, dry_run: bool
 ) -> None:
-    """Check, load, and stay until stopped."""
-    from discord_lora.discord_bot.client import BotClient
-    from discord_lora.discord_bot.start_up import (
-        ask_discord,
-        required_token,
-        stay_until_stopped,
-    )
-    from discord_lora.inference.open_backend import open_backend
+    """Check what Discord says, load the model, and stay until stopped."""
+    from discord_lora.discord_bot.start_up import ask_discord, required_token, stay_until_stopped
     from discord_lora.messages.opt_out import OptOutLedger
 
     ledger = OptOutLedger(settings.opt_out_file)
     account = await ask_discord(settings)
     say(f"{account.name} can be invited with\n{account.invite_link}")
+
+    from discord_lora.adapter_folder import find_adapter
+    from discord_lora.discord_bot.client import BotClient
+    from discord_lora.inference.open_backend import open_backend
+
+    folder = find_adapter(settings.output_dir, adapter)
     say(f"loading {folder}")
     backend = await open_backend(settings, folder, say)
     try:

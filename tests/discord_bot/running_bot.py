@@ -49,7 +49,8 @@ class RunningBot:
 
     def stop(self):
         if self.thread.is_alive():
-            self.call(self.client.say_goodbye())
+            self.call(self.client.finish_answers())
+            self.call(self.client.close())
         self.thread.join(10)
         assert not self.thread.is_alive()
 

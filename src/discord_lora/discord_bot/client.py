@@ -188,11 +188,10 @@ class BotClient(discord.Client):
         self.journal.forget_answers()
         self.manners.be_called(self.names())
 
-    async def say_goodbye(self) -> None:
-        """Finish what is being answered, then leave the gateway."""
+    async def finish_answers(self) -> None:
+        """Let what is being answered come to its end; nothing new is taken up."""
         if hasattr(self, "answering"):
             await self.answering.finish(FINISH_SECONDS)
-        await self.close()
 
     def _me(self) -> discord.ClientUser:
         if self.user is None:

@@ -215,7 +215,10 @@ async def stay_until_stopped(client: "BotClient", token: str) -> None:
                 await asyncio.wait({living, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if not living.done():
                     log.info("finishing what is being answered")
-                    await client.say_goodbye()
+                    await client.finish_answers()
+                    # Whoever reads from the socket would close it with another code than goodbye.
+                    living.cancel()
+                    await client.close()
                 await living
         except asyncio.CancelledError:
             if not stop.is_set():
