@@ -6,6 +6,7 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import discord
@@ -46,7 +47,7 @@ class Running:
     def __init__(self, server, client, token):
         self.server, self.client = server, client
         self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.run, args=[token])
+        self.thread = threading.Thread(target=self.run, args=[token], daemon=True)
         self.thread.start()
 
     def run(self, token):
@@ -768,11 +769,21 @@ PROGRAM = """
 """
 
 
-def test_a_bot_process_of_its_own_answers_and_says_goodbye(server, bot, alice, channel):
+@contextmanager
+def bot_process(server, bot):
+    """The program above, connected; ended with the block, however that ends."""
     environment = {"DISCORD_API_BASE": server.api_base, "DISCORD_TOKEN": bot.token}
     program = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(PROGRAM)]
     with subprocess.Popen(program, env=environment) as process:
-        server.wait_until_connected(bot)
+        try:
+            server.wait_until_connected(bot)
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_bot_process_of_its_own_answers_and_says_goodbye(server, bot, alice, channel):
+    with bot_process(server, bot) as process:
         question = channel.say(alice, "hi @Lora", mentions=[bot])
         answer = channel.wait_for_message(author=bot, reply_to=question)
         assert answer.content == question.content[::-1]
@@ -784,10 +795,7 @@ def test_a_bot_process_of_its_own_answers_and_says_goodbye(server, bot, alice, c
 
 
 def test_a_killed_process_leaves_without_a_word(server, bot, alice, channel):
-    environment = {"DISCORD_API_BASE": server.api_base, "DISCORD_TOKEN": bot.token}
-    program = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(PROGRAM)]
-    with subprocess.Popen(program, env=environment) as process:
-        server.wait_until_connected(bot)
+    with bot_process(server, bot) as process:
         process.kill()
     server.wait_until_gone(bot)
     assert server.gateway.closes[-1][1] is None
