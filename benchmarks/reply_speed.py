@@ -8,7 +8,8 @@ Two questions to the engine as the bot uses it, on an event loop:
 
 Both with the same conversations of the sample chat, whose lengths differ. Without --adapter the
 sample model gets a fresh adapter, which costs what a trained one costs; only the words are not
-worth reading. All replies have the same length, so that the figures compare.
+worth reading. Replies end where the model ends them, after --tokens at the latest; seeds are the
+same in every run, so that it does the same work.
 """
 
 import asyncio
@@ -39,7 +40,6 @@ SHORTEST_TALK = 12
 class Rate:
     channels: int
     replies_per_minute: float
-    tokens_per_second: float
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def main() -> int | None:
     add = parser.add_argument
     add("--adapter", type=Path, metavar="FOLDER", help="a finished adapter")
     add("--channels", type=int, default=8, metavar="N", help="channels at once (default: 8)")
-    add("--replies", type=int, default=3, metavar="N", help="replies a channel (default: 3)")
-    add("--tokens", type=int, default=24, metavar="N", help="tokens a reply (default: 24)")
+    add("--replies", type=int, default=2, metavar="N", help="replies a channel (default: 2)")
+    add("--tokens", type=int, default=16, metavar="N", help="longest reply (default: 16)")
     add("--json", action="store_true", help="the figures as JSON")
     args = parser.parse_args()
     if min(args.channels, args.replies, args.tokens) < 1:
@@ -65,7 +65,7 @@ def main() -> int | None:
     say = plainly(make_console(stderr=True))
     backend = open_sample(say) if args.adapter is None else open_adapter(args.adapter, say)
     talks = conversations(backend, args.channels, say)
-    rates, start = asyncio.run(measure(backend, talks, args.replies, args.tokens))
+    rates, start = asyncio.run(measure(backend, talks, args.replies, args.tokens, say))
     backend.close_now()
     if args.json:
         print(json.dumps({"rates": [asdict(it) for it in rates], "start": asdict(start)}))
@@ -123,14 +123,14 @@ def conversations(backend: "LocalBackend", count: int, say: Any) -> list["Conver
 
 
 async def measure(
-    backend: "LocalBackend", talks: list["Conversation"], replies: int, tokens: int
+    backend: "LocalBackend", talks: list["Conversation"], replies: int, tokens: int, say: Any
 ) -> tuple[list[Rate], Start]:
     await talk(backend, talks[0], "warm-up", 1, tokens)
-    rates = [
-        await rate(backend, talks, 1, replies, tokens),
-        await rate(backend, talks, len(talks), replies, tokens),
-    ]
-    return rates, await second_turns(backend, talks, tokens)
+    rates = []
+    for at_once in (1, len(talks)):
+        rates.append(await rate(backend, talks, at_once, replies, tokens))
+        say(f"{at_once} at once: {rates[-1].replies_per_minute:.1f} replies a minute")
+    return rates, await second_turns(backend, talks)
 
 
 async def rate(
@@ -149,7 +149,7 @@ async def rate(
     await asyncio.gather(*(channel() for _ in range(at_once)))
     seconds = time.perf_counter() - began
     count = replies * len(talks)
-    return Rate(at_once, 60 * count / seconds, count * tokens / seconds)
+    return Rate(at_once, 60 * count / seconds)
 
 
 async def talk(
@@ -161,24 +161,24 @@ async def talk(
         await first_word(backend, some, channel, tokens)
 
 
-async def second_turns(backend: "LocalBackend", talks: list["Conversation"], tokens: int) -> Start:
+async def second_turns(backend: "LocalBackend", talks: list["Conversation"]) -> Start:
     """Each conversation's second turn from the first turn's cache, and from nothing."""
     known, unknown, lengths = [], [], []
     for number, said in enumerate(talks):
         before = replace(said, messages=said.messages[:-1])
         lengths.append(len(backend.prompt(said)))
-        for is_known, seconds in ((False, unknown), (True, known)):
-            backend.batch.caches.clear()
-            if is_known:
-                await first_word(backend, before, str(number), tokens)
-            seconds.append(await first_word(backend, said, str(number), tokens))
+        backend.batch.caches.clear()
+        unknown.append(await first_word(backend, said, str(number), tokens=1))
+        backend.batch.caches.clear()
+        await first_word(backend, before, str(number), tokens=1)
+        known.append(await first_word(backend, said, str(number), tokens=1))
     return Start(*(statistics.median(it) for it in (lengths, known, unknown)))
 
 
 async def first_word(
     backend: "LocalBackend", said: "Conversation", channel: str, tokens: int
 ) -> float:
-    """Let the whole reply be written; returns the seconds until the first token was there."""
+    """Let the whole reply be written; returns the seconds until its first word (or its end)."""
     from discord_lora.inference.backend import Request, Sampling
 
     sampling = Sampling(0.8, 0.95, 0.05, 1.0, max_reply_tokens=tokens)
@@ -194,11 +194,9 @@ def show(rates: list[Rate], start: Start) -> None:
     from rich.table import Table
 
     console = make_console()
-    table = Table("channels at once", "replies a minute", "tokens/s")
+    table = Table("channels at once", "replies a minute")
     for it in rates:
-        table.add_row(
-            str(it.channels), f"{it.replies_per_minute:.1f}", f"{it.tokens_per_second:.1f}"
-        )
+        table.add_row(str(it.channels), f"{it.replies_per_minute:.1f}")
     console.print(table)
     gain = rates[1].replies_per_minute / rates[0].replies_per_minute
     console.print(f"{rates[1].channels} channels at once: {gain:.2f} times the replies of one")

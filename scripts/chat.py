@@ -69,6 +69,7 @@ def main() -> int | None:
             f"You are talking to {backend.voice.name}. /reset /retry /as NAME /quit", markup=False
         )
         converse(dialogue)
+    backend.close_now()
     return None
 
 

@@ -92,6 +92,7 @@ def compare_answers(settings: Settings) -> Path:
             dialogue.seed, dialogue.use_adapter = SEED, use_adapter
             reply = " / ".join("".join(dialogue.say(prompt)).split("\n"))
             say_plainly(f"  {label}: {reply}")
+    backend.close_now()
     losses = read_run_info(folder).losses
     before, after = losses["base_nats_per_token"], losses["trained_nats_per_token"]
     say_plainly(

@@ -51,7 +51,7 @@ def test_a_channel_that_goes_on_keeps_its_beginning_for_turns():
     history = chatter(300)
     turns = [prompts.encode(conversation(*history[:length])) for length in range(200, 300)]
     known = [common(old, new) / len(new) for old, new in pairwise(turns)]
-    assert sum(share > 0.8 for share in known) > 80
+    assert sum(share > 0.8 for share in known) > 70
 
 
 def test_control_tokens_that_somebody_writes_are_plain_text():

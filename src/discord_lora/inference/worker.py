@@ -4,6 +4,7 @@ Each round lets go of who left or ran out of time, starts at most one new answer
 others never wait for two prompts, and writes one token of every answer.
 """
 
+import atexit
 import logging
 import threading
 import time
@@ -89,9 +90,11 @@ class Worker:
         self._jobs: list[tuple[Callable[[], None], Future[None]]] = []
         self._closed = False
         self._wake = threading.Condition()
-        # A daemon, so that a script which forgot to close it can end.
+        # A daemon, so that the end of a script does not wait for it; and closed before the
+        # interpreter goes, because a thread that has used torch may keep it from going.
         self._thread = threading.Thread(target=self._work, name="replies", daemon=True)
         self._thread.start()
+        atexit.register(self.close)
 
     @property
     def waiting(self) -> int:
@@ -129,6 +132,7 @@ class Worker:
             self._closed = True
             self._wake.notify()
         self._thread.join(SECONDS_TO_CLOSE)
+        atexit.unregister(self.close)
 
     # The thread ----------------------------------------------------------------------------
 
