@@ -63,6 +63,8 @@ class Question:
     seen: SeenMessage
     decision: Decision
     has_hourglass: bool = False
+    sign: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Putting the hourglass on and taking it off go one after the other."""
 
     @property
     def addressed(self) -> bool:
@@ -182,8 +184,7 @@ class Answering:
         earlier = channel.waiting.pop(author_id, None)
         if earlier is not None:
             question, earlier = sorted((question, earlier), key=_by_id, reverse=True)
-            if earlier.has_hourglass:
-                self._do_aside(self._take_hourglass_off(earlier))
+            self._do_aside(self._take_hourglass_off(earlier))
         if len(channel.waiting) >= MOST_WAITING:
             log.warning("too many wait in channel %s", question.seen.channel_id)
             self._do_aside(_react(question.message, BUSY_SIGN))
@@ -226,14 +227,18 @@ class Answering:
             if self.memory.knows(seen.channel_id, seen.id) and question.addressed:
                 self.acknowledge(question.message)
             return
-        if not self.memory.answers_to(seen.channel_id, seen.id):
-            await self._answer_when_there_is_room(question, channel, conversation)
-        if question.has_hourglass:
-            await self._take_hourglass_off(question)
+        keeps_waiting = False
+        try:
+            if not self.memory.answers_to(seen.channel_id, seen.id):
+                keeps_waiting = await self._keeps_waiting(question, channel, conversation)
+        finally:
+            if not keeps_waiting:
+                await self._take_hourglass_off(question)
 
-    async def _answer_when_there_is_room(
+    async def _keeps_waiting(
         self, question: Question, channel: _Channel, conversation: Conversation
-    ) -> None:
+    ) -> bool:
+        """Answer as soon as there is room; True if there never was."""
         seen = question.seen
         record = AnswerRecord(
             seen.id, seen.channel_id, seen.author_id, conversation, question.decision
@@ -247,21 +252,22 @@ class Answering:
                     break
                 except Busy:
                     if self._closing.is_set() or not question.addressed:
-                        return
+                        return question.addressed
                     await self._show_busy(question, channel)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._closing.wait(), seconds)
             else:
                 log.warning("no room for %s in a long time", seen.id)
-                return
+                return True
         except (TooSlow, GenerationFailed) as error:
             await self._apologise(question, error)
-            return
+            return False
         finally:
             channel.is_busy = False
         self._apologised.discard(question.message.channel.id)
         if not text and question.addressed:
             self.acknowledge(question.message)
+        return False
 
     async def _say(self, record: AnswerRecord, messages: AnswerMessages, *, addressed: bool) -> str:
         """Generate and deliver; "" if the model had nothing to say."""
@@ -313,14 +319,17 @@ class Answering:
             await self._put_hourglass_on(waiting)
 
     async def _put_hourglass_on(self, question: Question) -> None:
-        if not question.has_hourglass:
-            question.has_hourglass = True
-            await _react(question.message, BUSY_SIGN)
+        async with question.sign:
+            if not question.has_hourglass:
+                question.has_hourglass = True
+                await _react(question.message, BUSY_SIGN)
 
     async def _take_hourglass_off(self, question: Question) -> None:
-        question.has_hourglass = False
-        with suppress(*FAILED_REQUEST):
-            await question.message.remove_reaction(BUSY_SIGN, self.user)
+        async with question.sign:
+            if question.has_hourglass:
+                question.has_hourglass = False
+                with suppress(*FAILED_REQUEST):
+                    await question.message.remove_reaction(BUSY_SIGN, self.user)
 
     async def _apologise(self, question: Question, error: Exception) -> None:
         """Once until an answer works again; the others would only read the same."""

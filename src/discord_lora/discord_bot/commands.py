@@ -107,7 +107,7 @@ class Commands:
             f"model {status.model} on {status.name}{memory}",
             f"up {up}, {status.replies:,} answers, {status.tokens_per_second:.1f} tokens/s",
             f"{status.running} being written, {waiting} waiting",
-            f"{len(client.guilds)} servers, {client.latency * 1000:.0f} ms to Discord",
+            f"{len(client.guilds)} servers",
         )
         here = str(interaction.channel_id)
         quiet = ("told to be quiet here",) if client.manners.is_quiet(here) else ()

@@ -135,9 +135,11 @@ class AnswerMessages:
             return await self._post(text, question, f"{self.nonce}:{index}")
 
         message_id = await persistently(send, "sending")
-        return self.channel.get_partial_message(message_id)
+        standing: discord.PartialMessage = self.channel.get_partial_message(message_id)
+        return standing
 
     async def _post(self, text: str, question: discord.Message | None, nonce: str) -> int:
+        sent: discord.Message
         if question is not None:
             reference = question.to_reference(fail_if_not_exists=False)
             try:
