@@ -12,9 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-from discord_lora.analysis.cards import CARDS, Card
-from discord_lora.analysis.estimates import Fit, Workload, epoch_of
-from discord_lora.analysis.model_shapes import MODELS
+from discord_lora.analysis.plan.cards import CARDS, Card
+from discord_lora.analysis.plan.estimates import Fit, Workload, epoch_of
+from discord_lora.analysis.plan.model_shapes import MODELS
 
 HEADINGS = (
     "card", "GB", "generation", "model", "checkpointed layers", "tokens a micro-batch",

@@ -1,11 +1,15 @@
 """Predicted against measured: time and memory of whole runs, before and after calibration.
 
     python benchmarks/prediction.py
+    python benchmarks/prediction.py --deadlines 3,5,8
 
 Each case is a real run of the sample model on the sample chat, as a program of its own. Before it
 the plan is made twice: from formulas alone, and after `--calibrate`. The time is that of the whole
 program, start to end; the memory the most that it held. About five minutes a case on two cores,
 and nothing else should run meanwhile.
+
+With --deadlines, `analyze_training_data.py --hours` plans for each of so many minutes and writes
+its lines, with which `train_lora.py` then runs: when does it end, and when should it have?
 """
 
 import argparse
@@ -35,6 +39,7 @@ examples:
   python benchmarks/prediction.py                     all eight cases
   python benchmarks/prediction.py --only 1,4 --steps 40
   python benchmarks/prediction.py --json done.json    keeps each case; goes on where it was stopped
+  python benchmarks/prediction.py --deadlines 3,5,8   three short nights, in minutes
 """
 
 PERSONA = "gentle.bison"
@@ -101,8 +106,12 @@ def main() -> int | None:
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="figures; cases that it holds are not run again"
     )
+    parser.add_argument("--deadlines", metavar="MINUTES", help="plan for these and train, instead")
     arguments = parser.parse_args()
     console = make_console()
+    if arguments.deadlines:
+        keep_deadlines([float(m) for m in arguments.deadlines.split(",")], console)
+        return None
     done = read_done(arguments.json)
     with tempfile.TemporaryDirectory(prefix="discord-lora-") as folder:
         files = data_files(Path(folder), console)
@@ -167,7 +176,7 @@ def compare(case: Case, data: Path, folder: Path, steps: int) -> Compared:
         "logs_dir": folder / "logs",
     }
     modelled, calibrated = (in_a_process(settings, calibrate) for calibrate in (False, True))
-    seconds, peak_bytes = run(settings)
+    seconds, peak_bytes = run(as_options(settings))
     return Compared(case, modelled, calibrated, seconds, peak_bytes)
 
 
@@ -178,7 +187,7 @@ def in_a_process(settings: dict[str, Any], calibrate: bool) -> Predicted:
 
 
 def predict(overrides: dict[str, Any], calibrate: bool) -> Predicted:
-    from discord_lora.analysis.plan_options import Asked
+    from discord_lora.analysis.plan.plan_options import Asked
     from discord_lora.finetuning.forecast import forecast
     from discord_lora.settings import load_settings
 
@@ -187,15 +196,20 @@ def predict(overrides: dict[str, Any], calibrate: bool) -> Predicted:
     return Predicted(plan.as_set_time.total, plan.peak_bytes)
 
 
-def run(settings: dict[str, Any]) -> tuple[float, float]:
+def as_options(settings: dict[str, Any]) -> list[str]:
+    words = []
+    for name, value in settings.items():
+        words += ["--" + name.replace("_", "-"), str(value)]
+    return words
+
+
+def run(options: list[str]) -> tuple[float, float]:
     """Seconds and peak bytes of training as a program of its own.
 
     Raises:
         UserError: it failed.
     """
-    words = [str(ROOT / "training" / "train_lora.py"), "--fresh"]
-    for name, value in settings.items():
-        words += ["--" + name.replace("_", "-"), str(value)]
+    words = [str(ROOT / "training" / "train_lora.py"), "--fresh", *options]
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL, cwd=ROOT)
     peak = wait(process)
@@ -217,6 +231,38 @@ def wait(process: "subprocess.Popen[bytes]") -> float:
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def keep_deadlines(minutes: list[float], console: Console) -> None:
+    """Plan for each, train as planned, and say what share of the time it took."""
+    table = Table(title="short nights, planned and run", box=box.ASCII)
+    for heading in ("minutes allowed", "steps planned", "minutes taken", "share"):
+        table.add_column(heading, justify="right")
+    with tempfile.TemporaryDirectory(prefix="discord-lora-") as name:
+        folder = Path(name)
+        settings = {
+            "training_data_path": data_files(folder, console)["all"],
+            "max_validation_messages": 100,
+            "output_dir": folder / "adapters",
+            "logs_dir": folder / "logs",
+        }
+        env = folder / "night.env"
+        env.write_text("# the plan's lines come here\n")
+        options = [*as_options(settings), "--env-file", str(env)]
+        analyze = [sys.executable, str(ROOT / "scripts" / "analyze_training_data.py"), *options]
+        for number, allowed in enumerate(minutes):
+            ask = ["--hours", str(allowed / 60), "--write-env", *(["--calibrate"] * (number == 0))]
+            console.print(f"{allowed:g} minutes", markup=False)
+            planned = subprocess.run([*analyze, *ask], stdout=subprocess.DEVNULL, check=False)
+            if planned.returncode:
+                raise UserError(f"The plan ended with {planned.returncode}; see its lines above.")
+            seconds, _ = run(options)
+            steps = next(line for line in env.read_text().splitlines() if "MAX_STEPS=" in line)
+            share = seconds / 60 / allowed
+            table.add_row(
+                f"{allowed:g}", steps.partition("=")[2], f"{seconds / 60:.2f}", f"{share:.0%}"
+            )
+            console.print(table)
 
 
 def show(done: list[Compared], console: Console, steps: int) -> None:

@@ -7,25 +7,17 @@ the messages nothing is shown but what --explain or --show-sample ask for.
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from discord_lora.analysis.plan_options import Asked, add_plan_options
+from discord_lora.analysis.plan.plan_options import Asked, add_plan_options
 from discord_lora.console import UserError, make_console, run_script
-from discord_lora.settings import (
-    Settings,
-    add_setting_options,
-    parse_with_settings,
-    script_parser,
-)
-
-if TYPE_CHECKING:
-    pass
+from discord_lora.settings import Settings, add_setting_options, parse_with_settings, script_parser
 
 EXAMPLES = """\
   python scripts/analyze_training_data.py                         the whole report
   python scripts/analyze_training_data.py exports/                of exports, not yet prepared
+  python scripts/analyze_training_data.py --html report.html      the same with charts, to look at
   python scripts/analyze_training_data.py --json report.json      the same figures for programs
   python scripts/analyze_training_data.py --explain 1419408018537316453
                                                      why a message has its quality score
@@ -68,9 +60,9 @@ SETTINGS = (
 
 def main() -> int | None:
     args, settings = parse_with_settings(make_parser())
-    from discord_lora.analysis import explain, measure, report_files, report_page
-    from discord_lora.analysis.activity import check_timezone
-    from discord_lora.analysis.token_counts import find_token_counter
+    from discord_lora.analysis.report import explain, measure, report_files, report_page
+    from discord_lora.analysis.report.activity import check_timezone
+    from discord_lora.analysis.report.token_counts import find_token_counter
 
     if args.json_keys:
         print(report_files.key_table())
@@ -97,10 +89,16 @@ def main() -> int | None:
         explanations = [explain.explain(measures, message_id) for message_id in args.explain]
         if args.json:
             report_files.write_json(report, args.json)
+        if args.html:
+            from discord_lora.analysis.report.report_html import as_html
+
+            report_files.write_file(args.html, as_html(report), "--html")
         report_page.print_page(console, report)
         explain.print_explanations(console, explanations)
+        for file in filter(None, (args.json, args.html)):
+            console.print(f"written: {file}", markup=False)
         if args.show_sample is not None:
-            from discord_lora.analysis.training_view import show_training_view
+            from discord_lora.analysis.report.training_view import show_training_view
 
             show_training_view(settings, max(0, args.show_sample), console)
         if not (args.no_plan or args.no_tokens):
@@ -127,9 +125,10 @@ def make_parser() -> argparse.ArgumentParser:
     add("paths", nargs="*", type=Path, metavar="PATH",
         help="exports to look at (default: the training data)")  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write the report as JSON, too")
+    add("--html", type=Path, metavar="FILE", help="write the report as a page to look at, too")
     add("--json-keys", action="store_true", help="list the keys of the JSON and what they mean")
     add("--account", type=Path, metavar="FILE",
-        help="what prepare_training_data.py --json wrote: shows what cleaning dropped")  # fmt: skip
+        help="prepare_training_data.py's account, unless it lies beside the data")  # fmt: skip
     add("--timezone", default="UTC", metavar="ZONE",
         help="zone of hours and weekdays, such as Europe/Berlin (default: UTC)")  # fmt: skip
     add(

@@ -64,7 +64,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--drop-links", action="store_true", help="take links out of the texts")
     add("--command-prefixes", default=DEFAULT_COMMAND_PREFIXES, metavar="CHARS",
         help="what bot commands start with on this server (default: %(default)s)")  # fmt: skip
-    add("--json", type=Path, metavar="FILE", help="write the account of every channel as JSON")
+    add("--json", type=Path, metavar="FILE",
+        help="write the account of every channel here, too (default: beside --out)")  # fmt: skip
     return parser.parse_args(arguments)
 
 
@@ -86,8 +87,8 @@ def main() -> None:
     started = time.perf_counter()
     report = prepare_with_progress(options, console)
     print_report(console, report, options, time.perf_counter() - started)
-    if arguments.json:
-        write_json(report, arguments.json)
+    for account in filter(None, (options.account, arguments.json)):
+        write_json(report, options.out, account)
 
 
 def prepare_with_progress(options: PrepareOptions, console: Console) -> PrepareReport:

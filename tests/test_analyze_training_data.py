@@ -107,6 +107,24 @@ def test_the_account_of_the_preparation_is_shown(tmp_path, chat, monkeypatch, ca
     assert "is no account" in capsys.readouterr().err
 
 
+def test_the_account_beside_the_data_is_shown_as_long_as_it_is_theirs(
+    tmp_path, monkeypatch, capsys
+):
+    export, data = tmp_path / "talk.json", tmp_path / "talk.jsonl"
+    export.write_text(json.dumps(EXPORT))
+    assert not run_here(monkeypatch, "scripts/prepare_training_data.py", export, "--out", data)
+    options = ("--training-data-path", data, "--no-tokens")
+    dropped = "exports: 20 read = 18 kept + 2 dropped"
+    assert not run_here(monkeypatch, SCRIPT, *options)
+    assert dropped in capsys.readouterr().out
+    with data.open("ab") as stream:
+        stream.write(data.read_bytes().splitlines()[0] + b"\n")
+    assert not run_here(monkeypatch, SCRIPT, *options)
+    assert dropped not in capsys.readouterr().out
+    (tmp_path / "talk.account.json").write_text("[]")
+    assert not run_here(monkeypatch, SCRIPT, *options)
+
+
 def test_lines_left_out_are_counted_by_reason(tmp_path, chat, monkeypatch, capsys):
     with chat.open("ab") as stream:
         stream.write(b'{"content": ""}\nbroken\n')
@@ -122,7 +140,12 @@ def test_lines_left_out_are_counted_by_reason(tmp_path, chat, monkeypatch, capsy
     [
         (("--timezone", "Mars"), "no time zone"),
         (("--explain", "nope"), "no message has the id nope"),
-        (("--json", "missing/folder/x.json"), "cannot be written"),
+        (
+            ("--json", "missing/folder/x.json"),
+            "cannot be written: no such file or directory. Choose another --json FILE",
+        ),
+        (("--html", "missing/folder/x.html"), "Choose another --html FILE"),
+        (("--html", "."), "cannot be written"),
         (("--training-data-path", "gone.jsonl"), "There is no gone.jsonl"),
         (("gone-exports",), "There is no gone-exports"),
         (("--base-model", "./gone"), "there is no folder ./gone"),
@@ -143,6 +166,18 @@ def test_without_a_tokenizer_in_reach_everything_else_is_told(tmp_path, chat, mo
         assert "tokens are not counted" in shown
         assert problem in " ".join(shown.split())
         assert "60 messages in" in shown
+
+
+def test_a_page_and_a_file_for_programs_are_written_and_named(tmp_path, chat, monkeypatch, capsys):
+    page, figures = tmp_path / "report.html", tmp_path / "report.json"
+    options = ("--training-data-path", chat, "--no-tokens", "--html", page, "--json", figures)
+    assert not run_here(monkeypatch, SCRIPT, *options)
+    shown = capsys.readouterr().out
+    assert f"written: {page}" in shown
+    assert f"written: {figures}" in shown
+    assert json.loads(figures.read_bytes())["overview"]["messages"] == 60
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert "Data report: 60 messages" in page.read_text(encoding="utf-8")
 
 
 def test_explain_and_the_keys(chat, monkeypatch, capsys):

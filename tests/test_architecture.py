@@ -311,10 +311,15 @@ def test_a_long_function_is_seen(tmp_path):
         ("finetuning", "inference", False),
         ("finetuning", "discord_bot", False),
         ("console", "messages", False),
+        ("analysis/filtering", "analysis.report", True),
+        ("analysis/report", "analysis.plan", False),
+        ("analysis/plan", "analysis.filtering", False),
     ],
 )
 def test_import_rules_see_a_breach(tmp_path, importer, imported, kept):
-    for room in ("messages", "conversations", "finetuning", "inference", "discord_bot", "console"):
+    stages = ("messages", "conversations", "analysis", "finetuning", "inference", "discord_bot")
+    analysis = ("analysis/report", "analysis/plan", "analysis/filtering")
+    for room in (*stages, *analysis, "console"):
         plant(tmp_path, "", f"discord_lora/{room}/__init__.py")
     plant(tmp_path, "", "discord_lora/__init__.py")
     plant(tmp_path, f"import discord_lora.{imported}", f"discord_lora/{importer}/__init__.py")

@@ -1,7 +1,6 @@
 """The bot's process in a crowd, and with everything failing that can fail."""
 
 import random
-import re
 import signal
 import time
 
@@ -33,20 +32,18 @@ def assert_none_twice(questions, account):
 
 
 @pytest.mark.slow
-def test_five_hundred_messages_in_ten_seconds(server, launch, tmp_path, record_property):  # noqa: F811
+def test_five_hundred_messages_in_ten_seconds(server, launch):  # noqa: F811
     account = server.add_bot("Lora")
     people = [server.add_user(f"member{n}") for n in range(40)]
     guild = server.add_guild("Home")
     channels = [guild.add_channel(f"channel{n}") for n in range(CHANNELS)]
     server.enforce_rate_limits()
     server.gateway.heartbeat_interval = 1.0
-    process = launch(token=account.token, PYTHONASYNCIODEBUG="1")
+    process = launch(token=account.token)
     server.wait_until_connected(account, timeout=LOADING_SECONDS)
     channels[0].wait_for_message(author=account, reply_to=channels[0].say(people[0], "lora?"))
-    log = tmp_path / "logs" / "bot.log"
-    quiet_until = len(log.read_text())
     memory_before = psutil.Process(process.pid).memory_info().rss
-    questions, chance, began = [], random.Random(1), time.monotonic()
+    questions, delays, chance, began = [], [], random.Random(1), time.monotonic()
     for number in range(MESSAGES):
         time.sleep(max(0.0, began + number * SECONDS / MESSAGES - time.monotonic()))
         channel, author = channels[number % CHANNELS], chance.choice(people)
@@ -54,6 +51,9 @@ def test_five_hundred_messages_in_ten_seconds(server, launch, tmp_path, record_p
             questions.append(channel.say(author, f"{number} @Lora?", mentions=[account]))
         else:
             channel.say(author, f"{number} and some words of talk")
+        if number % 5 == 0:
+            # Seconds until the bot's event loop has worked off all before and answered this.
+            delays.append(server.gateway.request_heartbeat())
     assert time.monotonic() - began < 1.5 * SECONDS
     server.wait_until(
         lambda: all(standing(it, account) for it in questions), timeout=120, what="all answers"
@@ -61,13 +61,13 @@ def test_five_hundred_messages_in_ten_seconds(server, launch, tmp_path, record_p
     time.sleep(3)
     found = [standing(it, account) for it in questions]
     counts = {how: found.count(how) for how in sorted(set(found))}
-    blocked = [float(s) for s in re.findall(r"took ([\d.]+) seconds", log.read_text()[quiet_until:])]
     gap = server.longest_heartbeat_gap
     grown = (psutil.Process(process.pid).memory_info().rss - memory_before) / 1e6
-    print(f"{len(questions)} mentions: {counts}; loop blocked at most {max(blocked, default=0)} s, "
-          f"heartbeats every 1 s at most {gap:.2f} s apart, memory +{grown:.0f} MB")  # fmt: skip
+    print(f"{len(questions)} mentions: {counts}; memory +{grown:.0f} MB")
+    print(f"a heartbeat that was asked for took {max(delays) * 1000:.0f} ms at most")
+    print(f"the others, one a second, were {gap:.2f} s apart at most")
     assert_none_twice(questions, account)
-    assert max(blocked, default=0) <= 0.1
+    assert max(delays) <= 0.1
     assert gap < 1.5
     assert grown < 100
     assert server.rate_limit_violations == 0

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from discord_lora.analysis.timings import newest_timing
+from discord_lora.analysis.plan.timings import newest_timing
 from discord_lora.hardware import detect_hardware
 from discord_lora.settings import load_settings
 from run_scripts import run_here, tiny_model_folder, write_chat

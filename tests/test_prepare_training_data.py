@@ -68,6 +68,8 @@ def test_no_message_text_is_printed(folder: Path) -> None:
 def test_the_json_account_holds_every_channel(folder: Path) -> None:
     assert prepare(folder, "exports", "--json", "account.json").returncode == 0
     account = json.loads((folder / "account.json").read_text(encoding="utf-8"))
+    beside = folder / "data" / "training_data.account.json"
+    assert beside.read_bytes() == (folder / "account.json").read_bytes()
     assert len(account["channels"]) == 25
     for part in [account, *account["channels"]]:
         assert part["read"] == part["kept"] + sum(part["dropped"].values())
@@ -116,6 +118,13 @@ def test_no_file_is_overwritten_that_is_still_needed(folder: Path, options: list
     assert "Traceback" not in done.stderr
     assert (folder / "0.json").read_bytes() == before
     assert not (folder / "o.jsonl").exists()
+
+
+def test_what_it_wrote_is_not_read_again(folder: Path) -> None:
+    for _ in range(2):
+        done = prepare(folder, "exports", "--out", "exports/all.jsonl")
+        assert "27 messages read = 26 kept" in done.stdout
+        assert "not recognised" not in done.stdout
 
 
 def test_without_command_prefixes_nothing_is_a_command(folder: Path) -> None:

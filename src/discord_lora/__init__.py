@@ -1,3 +1,9 @@
 """Discord history in, a LoRA adapter that sounds like the server out."""
 
+import logging
+
 __version__ = "0.1.0"
+
+# On some CPUs it warns at import that a kernel which we do not use is not installed. It may be
+# imported by others before any module of ours that needs it.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

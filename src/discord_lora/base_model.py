@@ -17,9 +17,9 @@ from transformers import (
     BitsAndBytesConfig,
 )
 
-from discord_lora.analysis.model_shapes import MODELS, NF4_BYTES, ModelShape
+from discord_lora.analysis.plan.model_shapes import MODELS, NF4_BYTES, ModelShape
 from discord_lora.console import UserError
-from discord_lora.hardware import Hardware
+from discord_lora.hardware import Hardware, release_freed_memory
 
 # Their bars and notices would run through ours; what matters is said by this project.
 transformers.logging.set_verbosity_error()
@@ -87,6 +87,7 @@ def load_base_model(
     if quantization != "nf4":
         return model if sharded_over else model.to(hardware.device)
     _stay_differentiable(model)
+    release_freed_memory()
     return model
 
 

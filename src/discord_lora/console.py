@@ -1,6 +1,5 @@
 """How scripts speak to people: output on any console, exit codes, errors without tracebacks."""
 
-import logging
 import re
 import signal
 import sys
@@ -46,8 +45,6 @@ def make_console(*, stderr: bool = False, quiet: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")
-    # On some CPUs it warns at import that a kernel which we do not use is not installed.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     return Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=not stream.isatty())
 
 

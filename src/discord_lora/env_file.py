@@ -50,7 +50,7 @@ def write_env(path: Path, values: Mapping[str, str]) -> Path | None:
     backup, text = None, ""
     try:
         if path.is_file():
-            backup = _unused(path.with_name(path.name + ".backup"))
+            backup = unused_path(path.with_name(path.name + ".backup"))
             shutil.copy2(path, backup)  # with its rights: there may be a token in it
             text = _decode(path.read_bytes())
         path.write_text(_with_values(text, values), encoding="utf-8", newline="")
@@ -59,7 +59,7 @@ def write_env(path: Path, values: Mapping[str, str]) -> Path | None:
     return backup
 
 
-def _unused(path: Path) -> Path:
+def unused_path(path: Path) -> Path:
     """`path`, or with the first number that is free: an earlier copy may be the user's own."""
     numbered = (path.with_name(f"{path.name}{number}") for number in itertools.count(2))
     return next(it for it in itertools.chain([path], numbered) if not it.exists())

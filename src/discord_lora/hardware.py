@@ -1,17 +1,19 @@
 """The machine at hand: device, number format and free memory."""
 
+import ctypes
 import gc
 import os
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import psutil
 import torch
 
-from discord_lora.analysis.cards import find_card
-from discord_lora.analysis.estimates import CONTEXT_BYTES, Machine
+from discord_lora.analysis.plan.cards import find_card
+from discord_lora.analysis.plan.estimates import CONTEXT_BYTES, Machine
 
 Precision = Literal["no", "fp16", "bf16"]
 
@@ -123,6 +125,14 @@ def is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def release_freed_memory() -> None:
+    """Hand freed memory back to the system: glibc would keep some hundred MB of what quantizing a
+    model took, more or less from run to run, so that no plan of memory could be right."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def peak_rss() -> int:

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 from transformers import get_scheduler
 
-from discord_lora.analysis.memory import ActivationBytes, MemoryPlan
+from discord_lora.analysis.plan.memory import ActivationBytes, MemoryPlan
 from discord_lora.console import UserError
 from discord_lora.conversations.build import build_conversations
 from discord_lora.conversations.examples import Limits, make_examples

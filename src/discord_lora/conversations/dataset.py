@@ -1,6 +1,5 @@
 """From settings and messages to what training needs: the voice, the split, the examples."""
 
-import difflib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from discord_lora.conversations.prompt_format import (
 )
 from discord_lora.conversations.split import split_conversations
 from discord_lora.messages.cycle_collection import without_cycle_collection
+from discord_lora.messages.find_named import Named, find_named
 from discord_lora.messages.record import Message
 from discord_lora.messages.training_data import TrainingData
 from discord_lora.settings import Settings
@@ -131,47 +131,10 @@ def find_persona(messages: Sequence[Message], persona: str) -> Message:
     Raises:
         UserError: nobody is called so (with the nearest names), or several people are.
     """
-    wanted = persona.strip().lstrip("@").casefold()
-    people = {message.author_id: message for message in messages}
-    if persona.strip() in people:
-        return people[persona.strip()]
-    for exact_name in (_username, _nickname):
-        matches = [member for member in people.values() if exact_name(member) == wanted]
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            ids = ", ".join(f"{m.author_id} ({m.author})" for m in matches)
-            raise UserError(
-                f"PERSONA: {len(matches)} people are called {persona}; use an id: {ids}."
-            )
-    raise UserError(_unknown_persona(messages, persona, wanted))
-
-
-def _username(member: Message) -> str:
-    return member.username.casefold()
-
-
-def _nickname(member: Message) -> str:
-    return member.author.casefold()
-
-
-def _unknown_persona(messages: Sequence[Message], persona: str, wanted: str) -> str:
     counts = Counter(message.author_id for message in messages)
     people = {message.author_id: message for message in messages}
-    by_name = {
-        name: author_id
-        for author_id, member in people.items()
-        for name in (_username(member), _nickname(member))
-        if name
-    }
-    near = [by_name[name] for name in difflib.get_close_matches(wanted, by_name, n=3, cutoff=0.5)]
-    near += [author_id for name, author_id in by_name.items() if wanted and wanted in name][:3]
-    shown = list(dict.fromkeys(near)) or [author_id for author_id, _ in counts.most_common(3)]
-    names = ", ".join(
-        f"{people[i].username or people[i].author} ({counts[i]:,} messages)" for i in shown[:5]
-    )
-    kind = "the nearest are" if near else "the most active are"
-    return f"PERSONA: nobody in the data is called {persona}; {kind} {names}."
+    members = [Named(who, (it.username, it.author), counts[who]) for who, it in people.items()]
+    return people[find_named(members, persona, "PERSONA").id]
 
 
 def _conversations(data: TrainingData, settings: Settings, voice: Voice) -> list[Conversation]:

@@ -27,7 +27,7 @@ from discord_lora.conversations.dataset import Dataset, make_dataset
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.prompt_format import PROMPT_FORMAT_VERSION, Voice
 from discord_lora.messages.opt_out import read_opt_outs
-from discord_lora.messages.output import AtomicFile
+from discord_lora.messages.output import AtomicFile, file_hash
 from discord_lora.messages.training_data import TrainingData, read_training_data
 from discord_lora.settings import Settings
 
@@ -97,7 +97,7 @@ class DatasetCache:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.folder = path.parent / "cache"
-        self.data_hash = _file_hash(path)
+        self.data_hash = file_hash(path)
 
     def knows_the_data(self) -> bool:
         """True if there is an entry for what the file holds now: it was readable before."""
@@ -142,7 +142,7 @@ class DatasetCache:
     def store(self, entry: Path | None, dataset: Dataset) -> None:
         """Write the entry aside and move it into place; without a word if that is impossible."""
         # If the file was written anew meanwhile, nobody knows which state the dataset is of.
-        if entry is None or _file_hash(self.path) != self.data_hash:
+        if entry is None or file_hash(self.path) != self.data_hash:
             return
         with suppress(OSError, UserError):
             with AtomicFile(entry) as file:
@@ -200,15 +200,6 @@ def _code_hash() -> str:
     for source in sorted(path for room in _ROOMS for path in (library / room).rglob("*.py")):
         digest.update(source.read_bytes())
     return digest.hexdigest()
-
-
-def _file_hash(path: Path) -> str | None:
-    """None if the file cannot be read: the reader is the one to say why."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    except OSError:
-        return None
 
 
 # A dataset as arrays ---------------------------------------------------------------------------

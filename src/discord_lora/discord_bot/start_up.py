@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# It has no voice; discord.py would recommend libraries for one.
+discord.VoiceClient.warn_nacl = discord.VoiceClient.warn_dave = False
+
 PORTAL = "https://discord.com/developers/applications"
 
 PERMISSIONS = discord.Permissions(
@@ -149,7 +152,7 @@ async def ask_discord(settings: Settings) -> Account:
     """
     if settings.discord_api_base:
         Route.BASE = settings.discord_api_base
-    client = discord.Client(intents=discord.Intents.none())
+    client = discord.Client(intents=discord.Intents(guilds=True))
     async with client, _explained():
         await client.login(required_token(settings))
         if settings.discord_api_base:

@@ -2,7 +2,7 @@
 
 The bytes that the forward pass keeps for the backward pass are counted as autograd keeps them, so
 the figure holds for any model, with or without the fast pieces. What follows from it is decided
-in `analysis/memory.py`.
+in `analysis/plan/memory.py`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from discord_lora.analysis.memory import LOGITS_AT_ONCE, ActivationBytes
+from discord_lora.analysis.plan.memory import LOGITS_AT_ONCE, ActivationBytes
 from discord_lora.conversations.packing import collate
 from discord_lora.finetuning.fast_paths import random_example
 from discord_lora.finetuning.training_model import TrainingModel

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import psutil
 
-from discord_lora.analysis.estimates import time_model_of
-from discord_lora.analysis.model_shapes import ModelShape
-from discord_lora.analysis.time_model import TimeModel, Work, fit
-from discord_lora.analysis.timings import Timing, deciding, newest_timing
+from discord_lora.analysis.plan.estimates import time_model_of
+from discord_lora.analysis.plan.model_shapes import ModelShape
+from discord_lora.analysis.plan.time_model import TimeModel, Work, fit
+from discord_lora.analysis.plan.timings import Timing, deciding, newest_timing
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.packing import collate, pack
 from discord_lora.finetuning.checkpoints import save_checkpoint
@@ -45,8 +45,8 @@ def calibrate(
         hardware: where it runs.
         progress: is called with the micro-batches done and all of them.
     """
-    start_up = seconds_since_start()
-    try_largest(state, lambda _tokens: None)  # also makes thread pools and fills caches
+    largest_row = try_largest(state, lambda _tokens: None)  # also makes thread pools, fills caches
+    start_up = seconds_since_start()  # as a run counts it
     rows = chosen_rows(state)
     _timed(state, rows[-1], hardware)  # gradients for the optimizer
     step_seconds = statistics.median(_optimizer_seconds(state, hardware) for _ in range(3))
@@ -64,7 +64,7 @@ def calibrate(
         settings,
         hardware,
         made,
-        largest_row=max(Work.of([row]).tokens for row in rows),
+        largest_row=largest_row,
         start_up_seconds=start_up,
         save_seconds=_save_seconds(state),
     )
@@ -123,13 +123,13 @@ def timing_of(
     hardware: Hardware,
     made: TimeModel,
     *,
-    largest_row: float,
+    largest_row: int,
     start_up_seconds: float,
     save_seconds: float,
 ) -> Timing:
     """A record of what was found, with the memory that the process has taken at most."""
     memory = state.memory
-    needed = memory.activations.needed(round(largest_row), memory.checkpointed)
+    needed = memory.activations.needed(largest_row, memory.checkpointed)
     return Timing(
         machine=hardware.description,
         settings=deciding(settings),

@@ -8,14 +8,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from discord_lora.analysis.cards import find_card
-from discord_lora.analysis.estimates import Fit, Machine
-from discord_lora.analysis.model_shapes import MODELS, ModelShape
-from discord_lora.analysis.night import NightPlan, Workday, fit_data, plan_for, plan_night, workday
-from discord_lora.analysis.plan_options import Asked, seconds_allowed
-from discord_lora.analysis.plan_page import show_deadline, show_plan
-from discord_lora.analysis.time_model import Work
-from discord_lora.analysis.timings import Timing, add_timing, newest_timing
+from discord_lora.analysis.plan.cards import find_card
+from discord_lora.analysis.plan.estimates import Fit, Machine
+from discord_lora.analysis.plan.model_shapes import MODELS, ModelShape
+from discord_lora.analysis.plan.night import (
+    NightPlan,
+    Workday,
+    fit_data,
+    plan_for,
+    plan_night,
+    workday,
+)
+from discord_lora.analysis.plan.plan_options import Asked, seconds_allowed
+from discord_lora.analysis.plan.plan_page import show_deadline, show_plan
+from discord_lora.analysis.plan.time_model import Work
+from discord_lora.analysis.plan.timings import Timing, add_timing, newest_timing
 from discord_lora.base_model import (
     load_base_model,
     load_tokenizer,

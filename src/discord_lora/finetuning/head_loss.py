@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from discord_lora.analysis.memory import LOGITS_AT_ONCE
+from discord_lora.analysis.plan.memory import LOGITS_AT_ONCE
 
 FP16_GAIN = 2.0**8
 """fp16 has no numbers below 6e-8, and before the loss scale is applied most gradients are small."""

@@ -14,7 +14,7 @@ from accelerate import PartialState
 from rich.console import Console
 
 from discord_lora.adapter_folder import RunInfo
-from discord_lora.analysis.timings import add_timing
+from discord_lora.analysis.plan.timings import add_timing
 from discord_lora.base_model import load_base_model
 from discord_lora.console import Interrupted, plainly
 from discord_lora.conversations.dataset import Dataset

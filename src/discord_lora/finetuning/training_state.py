@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from transformers import get_scheduler
 
-from discord_lora.analysis.memory import RESERVE_BYTES, MemoryPlan, plan_memory
+from discord_lora.analysis.plan.memory import RESERVE_BYTES, MemoryPlan, plan_memory
 from discord_lora.console import UserError
 from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.examples import TokenizedExample
@@ -41,7 +41,7 @@ from discord_lora.finetuning.processes import (
     whole_optimizer_state,
 )
 from discord_lora.finetuning.training_model import TrainingModel
-from discord_lora.hardware import Hardware, is_out_of_memory
+from discord_lora.hardware import Hardware, is_out_of_memory, release_freed_memory
 from discord_lora.settings import Settings
 
 
@@ -141,6 +141,7 @@ def build_state(
         paths = choose_paths(model, plan.examples)
         memory = decide_memory(model, plan, settings, accelerator, hardware, optimizer_kind)
     checkpoint_layers(model, memory.checkpointed)
+    release_freed_memory()
     for sentence in (*what_is_general(paths), str(memory)):
         say(sentence)
     return TrainingState(

@@ -2,12 +2,18 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from discord_lora.messages.detect import Format
 from discord_lora.messages.record import Reject
 from discord_lora.messages.sources.base import Channel
 
 DUPLICATE = "duplicate of another export"
+
+
+def account_beside(training_data: Path) -> Path:
+    """Where the account of preparing a file lies."""
+    return training_data.with_name(f"{training_data.stem}.account.json")
 
 
 @dataclass

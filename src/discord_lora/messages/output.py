@@ -1,5 +1,6 @@
 """Files that are either whole or not there: written aside, then moved into place."""
 
+import hashlib
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -54,3 +55,12 @@ class AtomicFile:
         finally:
             with suppress(OSError):
                 self._aside.unlink()
+
+
+def file_hash(path: Path) -> str | None:
+    """What the file holds, as 16 hexadecimal digits; None if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError:
+        return None

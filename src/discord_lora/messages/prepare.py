@@ -10,7 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from discord_lora.console import UserError
-from discord_lora.messages.account import DUPLICATE, ChannelCount, PrepareReport
+from discord_lora.messages.account import (
+    DUPLICATE,
+    ChannelCount,
+    PrepareReport,
+    account_beside,
+)
 from discord_lora.messages.cleaning import (
     DEFAULT_COMMAND_PREFIXES,
     Cleaner,
@@ -49,6 +54,11 @@ class PrepareOptions:
         """Where the pieces go that cannot be read."""
         return self.out.with_name(f"{self.out.stem}.rejects.jsonl")
 
+    @property
+    def account(self) -> Path:
+        """Where the account goes, for who looks at the training data later."""
+        return account_beside(self.out)
+
 
 ProgressStart = Callable[[int], None]
 ProgressStep = Callable[[int], None]
@@ -68,7 +78,7 @@ def prepare(
     report = PrepareReport()
     with ExitStack() as stack:
         stack.enter_context(without_cycle_collection())
-        inputs = find_inputs(options.paths, never=(options.out, options.rejects))
+        inputs = find_inputs(options.paths, never=(options.out, options.rejects, options.account))
         stack.enter_context(inputs.closers)
         out = stack.enter_context(AtomicFile(options.out))
         rejects = stack.enter_context(AtomicFile(options.rejects))

@@ -12,6 +12,7 @@ from rich.text import Text
 from discord_lora.console import UserError
 from discord_lora.messages.account import ChannelCount, PrepareReport
 from discord_lora.messages.detect import Format
+from discord_lora.messages.output import file_hash
 from discord_lora.messages.prepare import PrepareOptions
 from discord_lora.messages.sources.data_package import WHAT_IT_CAN_GIVE
 
@@ -31,12 +32,16 @@ def print_report(
         console.print(f"warning: {warning}", style="yellow", markup=False)
     if report.has_data_package:
         console.print(WHAT_IT_CAN_GIVE, markup=False)
-    console.print(_what_next(options), markup=False)
+    console.print(what_next(options.out), markup=False)
 
 
-def write_json(report: PrepareReport, path: Path) -> None:
-    """The whole account as one JSON object, every channel included. Raises UserError."""
+def write_json(report: PrepareReport, training_data: Path, path: Path) -> None:
+    """The whole account as one JSON object, every channel included. Raises UserError.
+
+    A hash of the training data says which file it is the account of.
+    """
     account = {
+        "training_data_hash": file_hash(training_data),
         "read": report.read,
         "kept": report.kept,
         "dropped": dict(report.dropped),
@@ -132,9 +137,9 @@ def _first_of(lines: list[str]) -> list[str]:
     return lines[:_MOST_LINES] + ([f"… and {more:,} more like these"] if more > 0 else [])
 
 
-def _what_next(options: PrepareOptions) -> str:
-    default = options.out == Path("data/training_data.jsonl")
-    file = "" if default else f" --training-data-path {options.out}"
+def what_next(out: Path) -> str:
+    """What to type when `out` is the training data."""
+    file = "" if out == Path("data/training_data.jsonl") else f" --training-data-path {out}"
     return (
         f"next: python scripts/analyze_training_data.py{file}\n"
         f"then: python training/train_lora.py{file}"

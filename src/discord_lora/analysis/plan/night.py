@@ -1,0 +1,299 @@
+"""The night before it begins: how long each choice takes, whether it fits, what ends in time."""
+
+import bisect
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from discord_lora.analysis.plan.estimates import Fit, Machine, fit_into, time_model_of
+from discord_lora.analysis.plan.model_shapes import ModelShape
+from discord_lora.analysis.plan.strategies import (
+    Recommendation,
+    Strategy,
+    classic_seconds,
+    learning_rate_for,
+    recommend,
+    strategies,
+)
+from discord_lora.analysis.plan.time_model import BANDS, Source, TimeModel, Work
+from discord_lora.analysis.plan.timings import Timing
+from discord_lora.settings import Settings
+
+START_UP_SECONDS, DISK_BYTES_PER_SECOND = 20.0, 300e6
+"""Modelled start-up: libraries and proofs, then 16-bit weights from the disk."""
+
+DEADLINE_SHARE = 0.9
+"""Of the time until a deadline that a plan uses: a night that is a tenth slower still ends in
+time."""
+
+Row = Sequence[Any]
+"""A micro-batch: examples, as `Work.of` takes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What everything costs on one machine, with one model and its settings."""
+
+    time: TimeModel
+    start_up_seconds: float
+    save_seconds: float
+
+    checkpointed_share: float = 0.0
+    """Of the layers, which are run forward twice in training and once in evaluation."""
+
+    @property
+    def source(self) -> Source:
+        return self.time.source
+
+
+@dataclass(frozen=True, slots=True)
+class RunTime:
+    """Seconds of one run, from the start of the program to its end."""
+
+    start_up: float
+    training: float
+    validation: float
+    saving: float
+    source: Source
+
+    @property
+    def total(self) -> float:
+        return self.start_up + self.training + self.validation + self.saving
+
+    @property
+    def low(self) -> float:
+        return self.total / BANDS[self.source]
+
+    @property
+    def high(self) -> float:
+        return self.total * BANDS[self.source]
+
+
+@dataclass(frozen=True, slots=True)
+class Workday:
+    """One epoch's work and what is measured beside it."""
+
+    epoch: Work
+    validation: Work
+    steps_per_epoch: int
+    save_every_steps: int
+
+    def run_time(
+        self,
+        prices: Prices,
+        steps: int,
+        *,
+        work: Work | None = None,
+        epochs: float | None = None,
+    ) -> RunTime:
+        """Of a run of so many steps.
+
+        `work` if it is known to the token, else steps as usual; `epochs` if one pass is not over
+        all the messages.
+        """
+        share = steps / self.steps_per_epoch
+        work = work or self.epoch.times(share)
+        epochs = epochs or share
+        # Before the first step, after the last one, and after each epoch in between.
+        measured = 1 + max(1, math.ceil(round(epochs, 6)))
+        saves = math.ceil(steps / self.save_every_steps)
+        return RunTime(
+            start_up=prices.start_up_seconds,
+            training=prices.time.seconds(work),
+            validation=measured
+            * prices.time.evaluation_seconds(self.validation, prices.checkpointed_share),
+            saving=saves * prices.save_seconds,
+            source=prices.source,
+        )
+
+
+def workday(
+    steps: Iterable[Sequence[Row]], validation: Sequence[Row], save_every_steps: int
+) -> Workday:
+    """Of the micro-batches of each step of one epoch, and of the held-out examples."""
+    count = 0
+    rows: list[Row] = []
+    for step in steps:
+        count += 1
+        rows += step
+    return Workday(Work.of(rows, steps=count), Work.of(validation), count, save_every_steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A strategy with its time."""
+
+    strategy: Strategy
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class NightPlan:
+    """All that is known before the start."""
+
+    fit: Fit
+    prices: Prices
+    peak_bytes: float
+    peak_source: Source
+    choices: list[Choice]
+    recommendation: Recommendation
+    workday: Workday
+    messages: int
+    as_set: Work
+    """Of the run that the settings describe now."""
+
+    @property
+    def as_set_time(self) -> RunTime:
+        return self.workday.run_time(self.prices, round(self.as_set.steps), work=self.as_set)
+
+    @property
+    def learning_rate(self) -> float:
+        """For one epoch."""
+        shape = self.fit.shape
+        return learning_rate_for(shape.linear_weights + shape.embedding_weights)
+
+    @property
+    def fits(self) -> bool:
+        """By what was measured, if anything was."""
+        return self.fit.fits if self.peak_source == "modelled" else self.margin >= 0
+
+    def choice(self, name: str) -> Choice:
+        return next(choice for choice in self.choices if choice.strategy.name == name)
+
+    @property
+    def margin(self) -> float:
+        """Bytes of memory that stay free."""
+        return self.fit.machine.memory_bytes - self.peak_bytes
+
+
+def plan_night(
+    settings: Settings,
+    day: Workday,
+    made: Fit,
+    *,
+    messages: int,
+    as_set: Work,
+    largest_row: int,
+    timing: Timing | None = None,
+    seconds_per_step: float | None = None,
+    looks_filtered: bool = False,
+) -> NightPlan:
+    """Choices, times and memory.
+
+    Args:
+        settings: of the run.
+        day: the work of one epoch.
+        made: how the model fits the machine.
+        messages: that are trained on in one epoch.
+        as_set: the work of the run that the settings describe.
+        largest_row: tokens of the largest micro-batch.
+        timing: found on this machine, with this model and these settings.
+        seconds_per_step: what the user knows of another trainer; the classic arithmetic then.
+        looks_filtered: the data has been filtered already.
+    """
+    prices = prices_of(made, settings, timing)
+    choices = []
+    for strategy in strategies(messages, settings.messages_per_step):
+        if seconds_per_step:
+            low, high = classic_seconds(strategy.steps, seconds_per_step)
+        else:
+            taken = day.run_time(prices, strategy.steps, epochs=strategy.epochs)
+            low, high = taken.low, taken.high
+        choices.append(Choice(strategy, low, high))
+    known = timing is not None and timing.checkpointed == made.plan.checkpointed
+    return NightPlan(
+        fit=made,
+        prices=prices,
+        peak_bytes=timing.peak_bytes(largest_row) if timing and known else made.use.total,
+        peak_source=timing.time.source if timing and known else "modelled",
+        choices=choices,
+        recommendation=recommend([c.strategy for c in choices], looks_filtered=looks_filtered),
+        workday=day,
+        messages=messages,
+        as_set=as_set,
+    )
+
+
+def prices_of(made: Fit, settings: Settings, timing: Timing | None) -> Prices:
+    """As they were timed here, or modelled."""
+    share = made.plan.checkpointed_share
+    if timing is not None:
+        # With more layers checkpointed than when it was timed, each pass repeats more of itself.
+        factor = (2 + share) / (2 + timing.checkpointed / timing.activations.layers)
+        time = timing.time if factor == 1 else timing.time.scaled(factor, "calibrated")
+        return Prices(time, timing.start_up_seconds, timing.save_seconds, share)
+    time = time_model_of(
+        made.shape,
+        made.machine,
+        lora_r=settings.lora_r,
+        checkpointed_share=share,
+        quantized=settings.quantization == "nf4",
+    )
+    stored = 2 * (made.shape.linear_weights + made.shape.embedding_weights)
+    return Prices(
+        time,
+        start_up_seconds=START_UP_SECONDS + stored / DISK_BYTES_PER_SECOND,
+        save_seconds=made.use.adapter / DISK_BYTES_PER_SECOND,
+        checkpointed_share=share,
+    )
+
+
+def fit_data(
+    shape: ModelShape, machine: Machine, settings: Settings, step_tokens: list[int], longest: int
+) -> Fit:
+    """`fit_into` with what the settings say."""
+    budget, checkpointing = settings.max_tokens_per_microbatch, settings.gradient_checkpointing
+    return fit_into(
+        shape,
+        machine,
+        step_tokens,
+        longest,
+        lora_r=settings.lora_r,
+        quantized=settings.quantization == "nf4",
+        token_budget=None if budget == "auto" else budget,
+        checkpointing=None if checkpointing == "auto" else checkpointing == "true",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """What ends in time."""
+
+    strategy: Strategy
+    time: RunTime
+    allowed_seconds: float
+    is_whole: bool
+    """True if there is time for all that is recommended."""
+
+
+def plan_for(plan: NightPlan, seconds: float, learning_messages_per_step: int) -> Deadline | None:
+    """The recommended run, or as many of its steps as end in time; None if there is none.
+
+    Args:
+        plan: the night.
+        seconds: until it has to be over.
+        learning_messages_per_step: BATCH_SIZE x GRADIENT_ACCUMULATION_STEPS.
+    """
+    recommended = plan.recommendation.strategy
+    whole = plan.workday.run_time(plan.prices, recommended.steps)
+    if whole.total <= DEADLINE_SHARE * seconds:
+        return Deadline(recommended, whole, seconds, is_whole=True)
+    steps = bisect.bisect_right(
+        range(1, recommended.steps + 1),
+        DEADLINE_SHARE * seconds,
+        key=lambda count: plan.workday.run_time(plan.prices, count).total,
+    )
+    if steps < 1:
+        return None
+    epochs = steps / plan.workday.steps_per_epoch
+    shortened = replace(
+        recommended,
+        name=f"{steps:,} steps",
+        messages=min(plan.messages, steps * learning_messages_per_step),
+        epochs=epochs,
+        steps=steps,
+        max_steps=steps,
+    )
+    return Deadline(shortened, plan.workday.run_time(plan.prices, steps), seconds, is_whole=False)

@@ -1,0 +1,152 @@
+"""The plan of the night on a terminal: memory, choices, one recommendation, what to put in .env."""
+
+from dataclasses import fields
+from datetime import datetime, timedelta
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from discord_lora.analysis.plan.memory import RESERVE_BYTES
+from discord_lora.analysis.plan.night import Deadline, NightPlan
+from discord_lora.analysis.plan.strategies import ONE_EPOCH, Strategy
+from discord_lora.analysis.plan.time_model import BANDS
+from discord_lora.settings import Settings
+
+WORDS = {
+    "weights": "model, linear layers",
+    "embedding": "model, embedding and head",
+    "adapter": "adapter, gradients, optimizer",
+    "activations": "activations of the largest micro-batch",
+    "head": "logits",
+    "workspace": "layers unpacked at work",
+    "context": "CUDA, or the process itself",
+}
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3.4 h`, `98.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def show_plan(plan: NightPlan, settings: Settings, console: Console, *, classic: float = 0) -> None:
+    """Everything but the deadline. `classic`: seconds a step that the user gave."""
+    show_memory(plan, console)
+    show_arithmetic(plan, settings, console, classic)
+    console.print(choice_table(plan))
+    if not classic and any(choice.strategy.chosen for choice in plan.choices):
+        console.print(
+            "Fewer messages are counted as average ones, and take longer: what they answer is read "
+            "with them. Plan again on the filtered file (--training-data-path)."
+        )
+    recommendation = plan.recommendation
+    console.print(f"Recommended: {recommendation.strategy.name}. {recommendation.reason}")
+    if recommendation.warning:
+        console.print(recommendation.warning)
+    if not classic:
+        taken = plan.as_set_time
+        console.print(
+            f"As it is set now: {plan.as_set.steps:,.0f} steps, {duration(taken.low)} to "
+            f"{duration(taken.high)}."
+        )
+    show_lines(recommendation.strategy, plan, console)
+
+
+def show_memory(plan: NightPlan, console: Console) -> None:
+    made = plan.fit
+    title = Text(f"memory for {made.shape.name} on {made.machine.name}")
+    table = Table(title=title, box=box.ASCII)
+    table.add_column("what")
+    table.add_column("GB", justify="right")
+    for part in fields(made.use):
+        table.add_row(WORDS[part.name], f"{getattr(made.use, part.name) / 1e9:.2f}")
+    table.add_row("together (modelled)", f"{made.use.total / 1e9:.2f}")
+    if plan.peak_source != "modelled":
+        table.add_row(f"together ({plan.peak_source})", f"{plan.peak_bytes / 1e9:.2f}")
+    reserve = RESERVE_BYTES[made.machine.kind]
+    table.add_row("kept in reserve", f"{reserve / 1e9:.2f}")
+    left = plan.margin - reserve
+    table.add_row("stays free" if left >= 0 else "missing", f"{abs(left) / 1e9:.2f}")
+    console.print(table)
+    console.print(str(made.plan)[0].upper() + str(made.plan)[1:] + ".", markup=False)
+    if not plan.fits:
+        console.print(
+            "This may not fit. Choose a smaller BASE_MODEL, a shorter MAX_SEQ_LENGTH, or leave "
+            "GRADIENT_CHECKPOINTING and MAX_TOKENS_PER_MICROBATCH on auto.",
+        )
+
+
+def show_arithmetic(plan: NightPlan, settings: Settings, console: Console, classic: float) -> None:
+    once = plan.choice(ONE_EPOCH)
+    line = (
+        f"{plan.messages:,} messages / ({settings.batch_size} x "
+        f"{settings.gradient_accumulation_steps}) = {once.strategy.steps:,} steps an epoch; "
+    )
+    if classic:
+        line += (
+            f"x {classic:g} s = {once.low / 3600:.1f} h, and about "
+            f"{(once.high - once.low) / 3600:.1f} h for checkpoints and validation"
+        )
+    else:
+        taken = plan.workday.run_time(plan.prices, once.strategy.steps)
+        line += (
+            f"start-up {duration(taken.start_up)} + training {duration(taken.training)} + "
+            f"held-out loss {duration(taken.validation)} + checkpoints {duration(taken.saving)} = "
+            f"{duration(taken.total)} ({taken.source}: within a factor of {BANDS[taken.source]:g})"
+        )
+    console.print(line, markup=False)
+
+
+def choice_table(plan: NightPlan) -> Table:
+    table = Table(title="what to do with the night", box=box.ASCII)
+    table.add_column("strategy")
+    for heading in ("messages", "steps", "from", "to", "reciting"):
+        table.add_column(heading, justify="right")
+    for choice in plan.choices:
+        strategy = choice.strategy
+        mark = "> " if strategy == plan.recommendation.strategy else ""
+        table.add_row(
+            mark + strategy.name,
+            f"{strategy.messages:,}",
+            f"{strategy.steps:,}",
+            duration(choice.low),
+            duration(choice.high),
+            strategy.risk,
+        )
+    return table
+
+
+def show_deadline(
+    deadline: Deadline | None, plan: NightPlan, console: Console, now: datetime
+) -> None:
+    """What ends in time, and when."""
+    if deadline is None:
+        console.print("There is no time for a single step until then; allow more.")
+        return
+    taken = deadline.time
+    ends, latest = (now + timedelta(seconds=s) for s in (taken.total, taken.high))
+    if deadline.is_whole:
+        console.print(f"There is time for all of it: {deadline.strategy.name}.")
+    else:
+        console.print(
+            f"There is time for {deadline.strategy.steps:,} steps "
+            f"({deadline.strategy.epochs:.2f} epochs); the learning rate falls to the end of them."
+        )
+    day = "%H:%M:%S" if latest.date() == now.date() else "%a %H:%M:%S"
+    console.print(
+        f"Started now it ends at {ends:{day}} ({duration(taken.total)}), at the latest about "
+        f"{latest:{day}} ({taken.source})."
+    )
+    if taken.high > deadline.allowed_seconds:
+        console.print("That would be too late: --calibrate narrows it down.")
+    show_lines(deadline.strategy, plan, console)
+
+
+def show_lines(strategy: Strategy, plan: NightPlan, console: Console) -> None:
+    env = strategy.env(plan.learning_rate)
+    console.print("In .env:  " + "  ".join(f"{k}={v}" for k, v in env.items()), markup=False)

@@ -1,0 +1,222 @@
+"""Sentences for the figures that should change what somebody does, and silence for the others."""
+
+from collections.abc import Iterator
+
+from discord_lora.analysis.report.data_report import DataReport, Finding
+
+_GRAVITY = {"warning": 0, "advice": 1, "good": 2}
+LITTLE, SOME = 500, 2_000
+"""Messages to learn from: below the first only a tone is learned, below the second little more."""
+
+DOMINANT = 0.5
+_NOISE = 0.05
+_FILTERED_NOISE = 0.015
+_FILTERED_SHORT = 0.10
+
+
+def find(report: DataReport) -> list[Finding]:
+    """Everything worth saying, the gravest first."""
+    found = [
+        *_amount(report),
+        *_authors(report),
+        *_noise(report),
+        *_repeats(report),
+        *_talk(report),
+        *_languages(report),
+        *_privacy(report),
+        *_reading(report),
+    ]
+    return sorted(found, key=lambda finding: _GRAVITY[finding.level])
+
+
+def percent(share: float) -> str:
+    """A share as people write it: 61 %, 0.4 %, under 0.1 %."""
+    if 0 < share < 0.001:
+        return "under 0.1 %"
+    return (
+        f"{share:.1%}".replace("%", " %") if share < 0.0995 else f"{share:.0%}".replace("%", " %")
+    )
+
+
+def noise_share(report: DataReport) -> float:
+    """The share of messages that teach nothing about talking: links alone, commands, repeats."""
+    content, repeats = report.content, report.duplicates
+    return content.link_only.share + content.commands.share + repeats.near_repeats.share
+
+
+def _amount(report: DataReport) -> Iterator[Finding]:
+    learned = report.overview.learned
+    if learned < LITTLE:
+        yield Finding(
+            "very_little_data", "warning", learned,
+            f"{learned:,} messages to learn from are very little: a model picks up a tone from "
+            f"them and recites the rest. Export more channels, or a longer time.",
+        )  # fmt: skip
+    elif learned < SOME:
+        yield Finding(
+            "little_data", "advice", learned,
+            f"{learned:,} messages to learn from are enough for a way of talking, not for what "
+            "people know. More channels or a longer time help more than any setting.",
+        )  # fmt: skip
+    context = report.overview.messages - learned
+    if context > report.overview.messages / 2:
+        yield Finding(
+            "mostly_context", "advice", context,
+            f"{context:,} of {report.overview.messages:,} messages are context only (train: "
+            "false): they are read and never imitated. If that is not meant, prepare anew.",
+        )  # fmt: skip
+    if report.overview.by_bots:
+        yield Finding(
+            "bots", "advice", report.overview.by_bots,
+            f"{report.overview.by_bots:,} messages are by bots. Unless they are context only, the "
+            "model learns to talk like them: prepare without --skip bots.",
+        )  # fmt: skip
+
+
+def _authors(report: DataReport) -> Iterator[Finding]:
+    authors = report.authors
+    first = authors.top[0]
+    if authors.count == 1:
+        yield Finding(
+            "one_author", "warning", 1,
+            f"Everything is by one author, {first.name}: there is nobody to answer, so the model "
+            "learns to talk and not to reply. Export the channels as the others see them, too.",
+        )  # fmt: skip
+    elif authors.top1_share >= DOMINANT:
+        yield Finding(
+            "dominant_author", "advice", authors.top1_share,
+            f"One author, {first.name}, wrote {percent(authors.top1_share)}. PERSONA="
+            f"{first.name} clones them; without it the server's voice is mostly theirs.",
+        )  # fmt: skip
+    elif authors.count > 10 and authors.top5_share >= DOMINANT:
+        yield Finding(
+            "few_authors", "advice", authors.top5_share,
+            f"Five of {authors.count:,} people wrote {percent(authors.top5_share)}: the server's "
+            f"voice will be mostly theirs (as varied as {authors.effective:.0f} equally active "
+            "people).",
+        )  # fmt: skip
+
+
+def _noise(report: DataReport) -> Iterator[Finding]:
+    content, noise = report.content, noise_share(report)
+    if content.link_only.share >= 0.02:
+        yield Finding(
+            "link_only", "advice", content.link_only.share,
+            f"{percent(content.link_only.share)} are link-only: they teach posting links without "
+            "a word. Leave them out, or prepare with --drop-links.",
+        )  # fmt: skip
+    if content.commands.share >= 0.01:
+        yield Finding(
+            "commands", "advice", content.commands.share,
+            f"{percent(content.commands.share)} look like bot commands (!play): the bot would "
+            "give them, too. Prepare with the prefixes of your bots (--command-prefixes).",
+        )  # fmt: skip
+    if noise <= _FILTERED_NOISE and content.up_to_three_words.share <= _FILTERED_SHORT:
+        yield Finding(
+            "filtered_already", "good", noise,
+            f"Your data looks filtered already ({percent(noise)} links alone, commands or repeats, "
+            f"{percent(content.up_to_three_words.share)} of up to three words): use all of it and "
+            "do not filter further.",
+        )  # fmt: skip
+    elif noise <= _NOISE:
+        yield Finding(
+            "clean", "good", noise,
+            f"There is little to filter: {percent(noise)} are links alone, commands or repeats. "
+            "Short messages are part of how people talk here: keep them.",
+        )  # fmt: skip
+    else:
+        yield Finding(
+            "noisy", "advice", noise,
+            f"{percent(noise)} are links alone, commands or repeats: training without them is "
+            "shorter and better.",
+        )  # fmt: skip
+
+
+def _repeats(report: DataReport) -> Iterator[Finding]:
+    repeats = report.duplicates
+    if repeats.near_repeats.share >= 0.02:
+        yield Finding(
+            "near_repeats", "advice", repeats.near_repeats.share,
+            f"{percent(repeats.near_repeats.share)} of the messages say (nearly) word for word "
+            "what an earlier one said: those sentences will be recited. Keep one of each.",
+        )  # fmt: skip
+    if repeats.copypasta.share >= 0.005:
+        yield Finding(
+            "copypasta", "advice", repeats.copypasta.share,
+            f"{repeats.copypasta.messages:,} messages are copies of {repeats.copypasta_texts:,} "
+            "long texts (copypasta, rules, bot notices): keep one of each.",
+        )  # fmt: skip
+
+
+def _talk(report: DataReport) -> Iterator[Finding]:
+    talk, overview = report.engagement, report.overview
+    alone = talk.monologues / talk.conversation_messages.count
+    if overview.authors > 1 and alone >= 0.4:
+        yield Finding(
+            "monologues", "advice", alone,
+            f"{percent(alone)} of the conversations have one person in them: nobody answers there. "
+            "If answers are missing, export the other channels; if the server is slow, raise "
+            "CONVERSATION_GAP_MINUTES.",
+        )  # fmt: skip
+    crowded = any(channel.authors > 2 for channel in report.channels)
+    if crowded and not talk.replies.messages and not report.source.ready_conversations:
+        yield Finding(
+            "no_replies", "advice", 0,
+            "No message is marked as a reply: who answers whom is guessed from names and silence. "
+            "An export as JSON has the replies.",
+        )  # fmt: skip
+    long = report.lengths.tokens
+    if long is not None and long.p99 > 512:
+        yield Finding(
+            "long_messages", "advice", long.p99,
+            f"One message in a hundred has more than {long.p99:,} tokens: what is longer than "
+            "MAX_SEQ_LENGTH is cut off.",
+        )  # fmt: skip
+
+
+def _languages(report: DataReport) -> Iterator[Finding]:
+    ranked = sorted(report.languages.shares.items(), key=lambda item: -item[1])
+    if len(ranked) > 1 and ranked[1][1] >= 0.05:
+        shown = ", ".join(f"{code} {percent(share)}" for code, share in ranked[:4])
+        yield Finding(
+            "several_languages", "advice", ranked[1][1],
+            f"Several languages ({shown} of the messages that show one): choose a BASE_MODEL that "
+            "speaks them, or leave out the channels of the others.",
+        )  # fmt: skip
+    elif ranked and ranked[0][0] != "en":
+        yield Finding(
+            "not_english", "advice", ranked[0][1],
+            f"The language is {ranked[0][0]} ({percent(ranked[0][1])}): choose a BASE_MODEL that "
+            "speaks it; most small ones know English only.",
+        )  # fmt: skip
+
+
+def _privacy(report: DataReport) -> Iterator[Finding]:
+    private = report.private_data
+    if private.any.messages:
+        kinds = ", ".join(
+            f"{kind.replace('_', ' ')} {count:,}" for kind, count in private.kinds.items() if count
+        )
+        secret = private.kinds["key_or_token"] + private.kinds["discord_token"]
+        yield Finding(
+            "private_data", "warning" if secret or private.kinds["password"] else "advice",
+            private.any.messages,
+            f"{private.any.messages:,} messages seem to hold private data ({kinds}). A model can "
+            "repeat what it has read: take them out before anybody else talks to it.",
+        )  # fmt: skip
+
+
+def _reading(report: DataReport) -> Iterator[Finding]:
+    source, overview = report.source, report.overview
+    if source.unreadable:
+        yield Finding(
+            "unreadable", "warning", source.unreadable,
+            f"{source.unreadable:,} of {source.lines:,} lines could not be read; the first are "
+            "named under what was read.",
+        )  # fmt: skip
+    if overview.without_time and not source.ready_conversations:
+        yield Finding(
+            "no_times", "warning", overview.without_time,
+            f"{overview.without_time:,} of {overview.messages:,} messages have no time: where a "
+            "conversation ends cannot be seen there. Export as JSON, with dates.",
+        )  # fmt: skip

@@ -1,0 +1,297 @@
+"""The plan of a night: the arithmetic that everybody knows, times, deadlines."""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from discord_lora.analysis.plan.cards import find_card
+from discord_lora.analysis.plan.estimates import Machine
+from discord_lora.analysis.plan.memory import ActivationBytes
+from discord_lora.analysis.plan.model_shapes import MODELS
+from discord_lora.analysis.plan.night import (
+    DEADLINE_SHARE,
+    Prices,
+    fit_data,
+    plan_for,
+    plan_night,
+    workday,
+)
+from discord_lora.analysis.plan.plan_options import seconds_allowed
+from discord_lora.analysis.plan.plan_page import duration, show_plan
+from discord_lora.analysis.plan.strategies import (
+    ONE_EPOCH,
+    classic_seconds,
+    recommend,
+    strategies,
+)
+from discord_lora.analysis.plan.time_model import TimeModel, Work, fit, modelled
+from discord_lora.analysis.plan.timings import Timing, add_timing, deciding, newest_timing
+from discord_lora.console import UserError, make_console
+from discord_lora.settings import load_settings
+
+SETTINGS = load_settings(env_file=None)
+MISTRAL = next(shape for shape in MODELS if "Mistral-7B" in shape.name)
+
+
+@dataclass(frozen=True)
+class Example:
+    tokens: int
+    trained_tokens: int
+
+    def __len__(self):
+        return self.tokens
+
+
+def by_name(messages, per_step=16):
+    return {choice.name: choice for choice in strategies(messages, per_step)}
+
+
+def night(messages, *, timing=None, seconds_per_step=None, settings=SETTINGS):
+    """Steps of 16 messages in two micro-batches of 320 tokens."""
+    steps = -(-messages // 16)
+    rows = [[[Example(160, 100)] * 2] * 2] * steps
+    day = workday(rows, [[Example(160, 100)] * 4], settings.save_every_steps)
+    made = fit_data(MISTRAL, Machine.of_card(find_card("2080 ti")), settings, [640], 160)
+    return plan_night(
+        settings, day, made, messages=messages, as_set=day.epoch, largest_row=320, timing=timing,
+        seconds_per_step=seconds_per_step,
+    )  # fmt: skip
+
+
+# The arithmetic -------------------------------------------------------------------------------
+
+
+def test_the_classic_figures_come_out():
+    choices = by_name(63_000)
+    assert choices[ONE_EPOCH].steps == 3_938
+    assert choices["half an epoch, higher rate"].steps == 1_969
+    assert choices["three epochs"].steps == 11_814
+    three, with_overhead = classic_seconds(11_814, 30)
+    assert three == 354_420
+    assert three / 3600 == pytest.approx(98.45)
+    assert 100 <= with_overhead / 3600 <= 105
+    one, one_with_overhead = classic_seconds(3_938, 30)
+    assert round(one / 3600) == 33
+    assert one_with_overhead - one == pytest.approx(2 * 3600, rel=0.02)
+    assert choices["the best 10,000, three epochs"].steps == 1_875
+    assert choices["a test"].steps == 500
+
+
+def test_a_given_price_of_a_step_is_what_the_table_shows():
+    plan = night(63_000, seconds_per_step=30)
+    choice = plan.choice(ONE_EPOCH)
+    assert (choice.low, choice.high) == classic_seconds(3_938, 30)
+
+
+def test_a_large_set_is_seen_once_and_a_small_one_more_often():
+    large = recommend(strategies(63_000, 16))
+    assert large.strategy.name == ONE_EPOCH
+    assert "189,000" in large.warning
+    assert recommend(strategies(2_000, 16)).strategy.epochs == 3
+    assert recommend(strategies(10_000, 16)).strategy.epochs == 2
+
+
+def test_the_lines_for_env_give_the_same_steps():
+    for choice in strategies(63_000, 16):
+        lines = {k.lower(): v for k, v in choice.env(2e-4).items()}
+        settings = load_settings(lines, env_file=None)
+        if not choice.chosen:
+            whole = by_name(63_000)[ONE_EPOCH].steps * settings.epochs
+            assert min(whole, settings.max_steps or whole) == choice.steps
+    rates = {name: it.env(2e-4)["LEARNING_RATE"] for name, it in by_name(63_000).items()}
+    assert rates["half an epoch, higher rate"] == "0.0003"
+    assert rates["a test"] == rates[ONE_EPOCH] == "0.0002"
+    assert rates["two epochs"] == "0.00015"
+    assert rates["three epochs"] == "0.0001"
+
+
+@given(messages=st.integers(1, 10**6), per_step=st.integers(1, 64))
+def test_every_size_of_data_has_a_recommendation(messages, per_step):
+    choices = strategies(messages, per_step)
+    assert all(choice.steps >= 1 and choice.messages <= messages for choice in choices)
+    assert recommend(choices).strategy in choices
+
+
+# Time -----------------------------------------------------------------------------------------
+
+
+def test_work_is_counted():
+    made = Work.of([[Example(10, 4), Example(6, 3)], [Example(5, 5)]], steps=1)
+    assert made == Work(1, 2, 21, 161, 12)
+    assert made.times(3) == Work(3, 6, 63, 483, 36)
+
+
+def test_a_fit_finds_the_prices_again():
+    rate = {"flops_per_second": 1e12, "bytes_per_second": 1e10}
+    before = modelled(MODELS[0], **rate, lora_r=16, checkpointed_share=0.0, number_bytes=4)
+    truth = TimeModel(0.0, 0.3, *(1.7 * it for it in before.as_tuple()[2:]))
+    works = [Work.of([[Example(n, n // 2)]]) for n in (30, 100, 300, 900)]
+    noise = np.random.default_rng(0).normal(1, 0.01, len(works))
+    samples = [(work, truth.seconds(work) * n) for work, n in zip(works, noise, strict=True)]
+    found = fit(samples, 0.05, before)
+    assert found.step == 0.05
+    assert found.source == "calibrated"
+    assert found.micro_batch == pytest.approx(0.3, rel=0.05)
+    assert found.token == pytest.approx(truth.token, rel=0.05)
+
+
+@given(st.lists(st.tuples(st.integers(1, 2000), st.floats(1e-3, 10)), min_size=1, max_size=9))
+def test_no_price_is_ever_negative(timed):
+    rate = {"flops_per_second": 1e12, "bytes_per_second": 1e10}
+    before = modelled(MODELS[0], **rate, lora_r=16, checkpointed_share=0.0, number_bytes=4)
+    samples = [(Work.of([[Example(tokens, tokens)]]), seconds) for tokens, seconds in timed]
+    assert min(fit(samples, 0.0, before).as_tuple()) >= 0
+
+
+def test_checkpointing_costs_half_as_much_again():
+    rate = {"flops_per_second": 1e12, "bytes_per_second": 1e10}
+    without, with_it = (
+        modelled(MODELS[6], **rate, lora_r=16, checkpointed_share=share, number_bytes=2)
+        for share in (0.0, 1.0)
+    )
+    assert with_it.token == pytest.approx(1.5 * without.token, rel=0.02)
+    assert with_it.micro_batch == pytest.approx(1.5 * without.micro_batch)
+
+
+def test_twice_the_steps_take_twice_the_training():
+    plan = night(16_000)
+    one, two = (plan.workday.run_time(plan.prices, steps) for steps in (1_000, 2_000))
+    assert two.training == pytest.approx(2 * one.training)
+    assert one.total == one.start_up + one.training + one.validation + one.saving
+    assert one.low < one.total < one.high
+
+
+# Deadlines ------------------------------------------------------------------------------------
+
+
+@given(hours=st.floats(0.05, 24), slow=st.floats(0.1, 30))
+def test_what_is_planned_for_a_deadline_ends_in_time(hours, slow):
+    plan = night(63_000)
+    plan = replace(plan, prices=Prices(plan.prices.time.scaled(slow, "calibrated"), 60, 5))
+    deadline = plan_for(plan, hours * 3600, 16)
+    if deadline is None:
+        assert plan.workday.run_time(plan.prices, 1).total > 0.8 * DEADLINE_SHARE * hours * 3600
+    elif deadline.is_whole:
+        assert deadline.time.total <= DEADLINE_SHARE * hours * 3600
+    else:
+        # As near to the aim as one step and one checkpoint let it.
+        step = deadline.time.training / deadline.strategy.steps
+        assert deadline.time.total <= DEADLINE_SHARE * hours * 3600
+        assert deadline.time.total >= DEADLINE_SHARE * hours * 3600 * 0.95 - 2 * step - 10
+        assert deadline.strategy.env(2e-4)["MAX_STEPS"] == str(deadline.strategy.steps)
+
+
+@pytest.mark.parametrize("seconds", range(40, 400, 9))
+def test_held_out_losses_between_epochs_count(seconds):
+    """Few steps an epoch and much to measure: each epoch more is a measurement more."""
+    day = workday([[[Example(160, 100)]]] * 60, [[Example(1000, 900)]] * 24, 50)
+    prices = Prices(TimeModel(0.44, 0.0, 1e-3, 0.0, 0.0, "calibrated"), 10, 0.1)
+    plan = replace(night(960), workday=day, prices=prices)
+    deadline = plan_for(plan, seconds, 16)
+    assert deadline is None or deadline.time.total <= DEADLINE_SHARE * seconds
+
+
+def test_a_plan_of_a_plan_is_the_same():
+    for messages in (2_000, 10_000, 63_000):
+        first = night(messages)
+        lines = first.recommendation.strategy.env(first.learning_rate)
+        settings = load_settings({k.lower(): v for k, v in lines.items()}, env_file=None)
+        second = night(messages, settings=settings)
+        assert second.recommendation.strategy.env(second.learning_rate) == lines
+
+
+def test_no_time_is_no_plan():
+    assert plan_for(night(63_000), 1.0, 16) is None
+
+
+def test_a_time_of_day_is_the_next_one():
+    now = datetime(2026, 3, 2, 22, 30, tzinfo=UTC)
+    assert seconds_allowed("07:00", None, now) == 8.5 * 3600
+    assert seconds_allowed("7:00", None, now) == 8.5 * 3600
+    assert seconds_allowed("23:00", None, now) == 1800
+    assert seconds_allowed(None, 8, now) == 8 * 3600
+    assert seconds_allowed(None, None, now) is None
+
+
+@pytest.mark.parametrize(
+    ("ready_by", "hours"),
+    [("7 o'clock", None), ("25:00", None), ("07:00", 8), (None, 0), (None, -1)],
+)
+def test_what_is_no_deadline_is_said(ready_by, hours):
+    with pytest.raises(UserError, match=r"--ready-by|--hours"):
+        seconds_allowed(ready_by, hours, datetime(2026, 3, 2, tzinfo=UTC))
+
+
+def test_durations_read_like_people_say_them():
+    assert [duration(s) for s in (42, 700, 12_345, 354_420)] == [
+        "42 s",
+        "12 min",
+        "3.4 h",
+        "98.5 h",
+    ]
+
+
+# Timings --------------------------------------------------------------------------------------
+
+
+def timing(machine="CPU x 2", settings=SETTINGS, **changes):
+    values = {
+        "machine": machine,
+        "settings": deciding(settings),
+        "time": TimeModel(0.1, 0.2, 0.003, 1e-6, 0.001, "calibrated"),
+        "activations": ActivationBytes(32, 1000.0, 10.0, 50.0, 1e6),
+        "checkpointed": 0,
+        "base_bytes": 5e9,
+        "start_up_seconds": 12.0,
+        "save_seconds": 0.5,
+    }
+    return Timing(**{**values, **changes})
+
+
+def test_the_newest_timing_of_the_same_machine_and_settings_is_found(tmp_path):
+    assert newest_timing(tmp_path, "CPU x 2", SETTINGS) is None
+    other = load_settings({"quantization": "none"}, env_file=None)
+    for made in (
+        timing(save_seconds=1.0),
+        timing(save_seconds=2.0),
+        timing("another"),
+        timing(settings=other),
+    ):
+        add_timing(tmp_path, made)
+    with (tmp_path / "timings.jsonl").open("a") as file:
+        file.write('{"torn')
+    found = newest_timing(tmp_path, "CPU x 2", SETTINGS)
+    assert found.save_seconds == 2.0
+    assert found.time == timing().time
+    assert found.activations == timing().activations
+
+
+def test_more_checkpointing_than_was_timed_takes_longer():
+    timed = timing(checkpointed=0)
+    settings = load_settings({"gradient_checkpointing": "true"}, env_file=None)
+    plan = night(16_000, timing=timed, settings=settings)
+    assert plan.prices.time.token == pytest.approx(1.5 * timed.time.token)
+    assert plan.peak_source == "modelled"
+
+
+def test_what_was_timed_here_decides_over_the_model():
+    plan = night(16_000, timing=timing())
+    assert plan.prices.source == "calibrated"
+    assert plan.prices.start_up_seconds == 12
+    assert plan.peak_bytes == 5e9 + timing().activations.needed(320, 0)
+    assert night(16_000).peak_source == "modelled"
+
+
+def test_the_page_fits_an_old_windows_console(capsys):
+    console = make_console()
+    show_plan(night(63_000), SETTINGS, console)
+    show_plan(night(63_000, seconds_per_step=30), SETTINGS, console, classic=30)
+    text = capsys.readouterr().out
+    text.encode("cp1252")
+    assert "3,938 steps an epoch" in text
+    assert "x 30 s = 32.8 h" in text
+    assert "MAX_STEPS=0" in text
