@@ -75,7 +75,7 @@ def main() -> int | None:
     )
     with source as (path, preparation):
         settings = settings.model_copy(update={"training_data_path": path})
-        columns = report_files.read_with_progress(path, console)
+        columns = report_files.read_with_progress(path, console, settings.opt_out_file)
         options = measure.Options(
             settings.conversation_gap_minutes,
             args.timezone,

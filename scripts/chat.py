@@ -50,24 +50,26 @@ def main() -> int | None:
 
     from discord_lora.adapter_folder import find_adapter
     from discord_lora.hardware import detect_hardware
+    from discord_lora.inference.backend import Sampling
     from discord_lora.inference.dialogue import Dialogue
-    from discord_lora.inference.engine import ReplyEngine, Sampling
+    from discord_lora.inference.local_backend import LocalBackend
 
     folder = find_adapter(settings.output_dir, args.adapter)
     # What is not the answer goes to stderr, so that scripts can read stdout.
     console = make_console(stderr=True)
     console.print(f"loading {folder}", markup=False)
-    engine = ReplyEngine.load(folder, detect_hardware(), plainly(console))
-    dialogue = Dialogue(engine, Sampling.from_settings(settings), name=args.name)
+    backend = LocalBackend.load(folder, detect_hardware(), plainly(console))
+    dialogue = Dialogue(backend, Sampling.from_settings(settings), name=args.name)
     dialogue.use_adapter = not args.base
     dialogue.seed = args.reply_seed
     if args.message is not None:
         answer_once(dialogue, args.message, as_json=args.json, adapter=str(folder))
     else:
         console.print(
-            f"You are talking to {engine.voice.name}. /reset /retry /as NAME /quit", markup=False
+            f"You are talking to {backend.voice.name}. /reset /retry /as NAME /quit", markup=False
         )
         converse(dialogue)
+    backend.close_now()
     return None
 
 
@@ -80,7 +82,7 @@ def answer_once(dialogue: "Dialogue", message: str, *, as_json: bool, adapter: s
         return
     answer = {
         "reply": reply,
-        "voice": dialogue.engine.voice.name,
+        "voice": dialogue.backend.voice.name,
         "adapter": adapter if dialogue.use_adapter else None,
         "seconds": round(time.perf_counter() - started, 3),
     }
@@ -116,7 +118,7 @@ def show(dialogue: "Dialogue", pieces: Iterator[str] | None) -> None:
     if pieces is None:
         print("(nothing was said yet)")
         return
-    print(f"{dialogue.engine.voice.name}: ", end="", flush=True)
+    print(f"{dialogue.backend.voice.name}: ", end="", flush=True)
     try:
         for piece in pieces:
             sys.stdout.write(piece)

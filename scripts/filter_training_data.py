@@ -46,7 +46,7 @@ def main() -> int | None:
     path = args.path or settings.training_data_path
     ending = ".hand_pick.csv" if args.hand_pick else ".filtered.jsonl"
     out = None if args.in_place else filter_files.place_for(path, args.out, ending)
-    columns = report_files.read_with_progress(path, console)
+    columns = report_files.read_with_progress(path, console, settings.opt_out_file)
     filter_files.refuse_ready(columns, path)
     for remark in columns.account.remarks():
         console.print(remark, markup=False)

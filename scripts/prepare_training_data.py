@@ -7,7 +7,8 @@ Give it files, folders and ZIPs in any mix. What each one is, is recognised by i
   - JSON lines or CSV of any tool with text, author and date columns
   - ready conversations: OpenAI `messages` or ShareGPT
 
-Overlapping exports are merged by message id; the later export wins.
+Overlapping exports are merged by message id; the later export wins. Members who opted out in the
+bot (OPT_OUT_FILE in .env) are left out.
 """
 
 import argparse
@@ -21,8 +22,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from discord_lora.console import UserError, make_console, run_script
 from discord_lora.messages.account import PrepareReport
 from discord_lora.messages.cleaning import DEFAULT_COMMAND_PREFIXES, STEPS
+from discord_lora.messages.opt_out import read_opt_outs
 from discord_lora.messages.prepare import PrepareOptions, prepare
 from discord_lora.messages.report import print_report, write_json
+from discord_lora.settings import load_settings
 
 SECONDS_BETWEEN_LINES = 5.0
 EXAMPLES = """
@@ -76,6 +79,7 @@ def main() -> None:
         skip=frozenset(arguments.skip),
         drop_links=arguments.drop_links,
         command_prefixes=arguments.command_prefixes,
+        opted_out=frozenset(read_opt_outs(load_settings().opt_out_file)),
     )
     if arguments.json in (options.out, options.rejects):
         raise UserError("--json: names the same file as the training data; choose another one.")

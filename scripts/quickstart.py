@@ -79,18 +79,20 @@ def compare_answers(settings: Settings) -> Path:
     """Let the base model and the adapter answer the same prompts; returns the adapter's folder."""
     from discord_lora.adapter_folder import find_adapter, read_run_info
     from discord_lora.hardware import detect_hardware
+    from discord_lora.inference.backend import Sampling
     from discord_lora.inference.dialogue import Dialogue
-    from discord_lora.inference.engine import ReplyEngine, Sampling
+    from discord_lora.inference.local_backend import LocalBackend
 
     folder = find_adapter(settings.output_dir, persona=settings.persona)
-    engine = ReplyEngine.load(folder, detect_hardware(), say_plainly)
+    backend = LocalBackend.load(folder, detect_hardware(), say_plainly)
     for prompt in PROMPTS:
         say_plainly(f"\n  you: {prompt}")
         for label, use_adapter in (("before", False), ("after ", True)):
-            dialogue = Dialogue(engine, Sampling.from_settings(settings), name="Ada")
+            dialogue = Dialogue(backend, Sampling.from_settings(settings), name="Ada")
             dialogue.seed, dialogue.use_adapter = SEED, use_adapter
             reply = " / ".join("".join(dialogue.say(prompt)).split("\n"))
             say_plainly(f"  {label}: {reply}")
+    backend.close_now()
     losses = read_run_info(folder).losses
     before, after = losses["base_nats_per_token"], losses["trained_nats_per_token"]
     say_plainly(

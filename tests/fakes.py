@@ -1,14 +1,25 @@
 """Stand-ins for what is slow or far away: a tiny tokenizer, a tiny model, invented chat."""
 
-from collections.abc import Iterable, Sequence
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from discord_lora.conversations.build import Conversation
+from discord_lora.conversations.prompt_format import Voice, server_voice
+from discord_lora.inference.backend import BackendStatus, Request
 from discord_lora.messages.record import Message
 
 CHATML = (
@@ -88,6 +99,45 @@ def make_model(vocabulary: int = 400, seed: int = 0, hidden: int = 32) -> Any:
     return LlamaForCausalLM(config).requires_grad_(False)
 
 
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": 24},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1},
+    "qwen3": {"head_dim": 8},
+    "gemma2": {"head_dim": 8, "sliding_window": 24, "attn_implementation": "eager"},
+    "gemma3_text": {"head_dim": 8, "sliding_window": 24},
+}
+"""What a tiny model of each family needs besides the sizes: windows shorter than a prompt, and
+eager attention for capped scores, as `load_base_model` chooses it."""
+
+
+def make_model_of(family: str, vocabulary: int = 400, seed: int = 0) -> Any:
+    """A random model of another family, with windows shorter than the tests' prompts."""
+    torch.manual_seed(seed)
+    config = CONFIG_MAPPING[family](
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        pad_token_id=0,
+        initializer_range=0.1,  # so that every token depends on all before it
+        **{"attn_implementation": "sdpa"} | FAMILIES[family],
+    )
+    return AutoModelForCausalLM.from_config(config).requires_grad_(False).eval()
+
+
+def always_says(model: Any, token_id: int) -> None:
+    """Let the model's head prefer one token, whatever was said."""
+    head = torch.nn.Linear(model.config.hidden_size, model.config.vocab_size)
+    torch.nn.init.zeros_(head.weight)
+    head.bias.data.zero_()
+    head.bias.data[token_id] = 100.0
+    model.lm_head = head.requires_grad_(False)
+
+
 def say(
     author: str,
     content: str = "hello there",
@@ -135,3 +185,54 @@ def chatter(
         )
         for number in range(count)
     ]
+
+
+class FakeBackend:
+    """A backend that says what a test has queued: a text, or an exception to raise.
+
+    With nothing queued it echoes the last message. `hold` keeps every answer from going on.
+    """
+
+    def __init__(self, voice: Voice | None = None) -> None:
+        self.voice = voice or server_voice("Lora")
+        self.queued: list[str | Exception] = []
+        self.requests: list[Request] = []
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self.seconds_a_word = 0.0
+        self.reloaded: list[Path] = []
+        self.running = 0
+
+    def enqueue(self, *answers: str | Exception) -> None:
+        self.queued.extend(answers)
+
+    def prompt(self, conversation: Conversation) -> list[int]:
+        return list(self.prompt_text(conversation).encode())
+
+    def prompt_text(self, conversation: Conversation) -> str:
+        return "".join(f"{it.author}: {it.content}\n" for it in conversation.messages)
+
+    async def reply(self, request: Request) -> AsyncIterator[str]:
+        self.requests.append(request)
+        last = request.conversation.messages[-1]
+        answer = self.queued.pop(0) if self.queued else f"you said {last.content}"
+        self.running += 1
+        try:
+            await self.hold.wait()
+            if isinstance(answer, Exception):
+                raise answer
+            for word in re.findall(r"\S*\s*", answer):
+                await asyncio.sleep(self.seconds_a_word)
+                if word:
+                    yield word
+        finally:
+            self.running -= 1
+
+    def status(self) -> BackendStatus:
+        return BackendStatus("a test", "none", "fake", 0, self.running, len(self.requests), 12.5, 0)
+
+    async def reload(self, folder: Path) -> None:
+        self.reloaded.append(folder)
+
+    async def close(self) -> None:
+        pass

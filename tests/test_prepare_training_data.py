@@ -130,3 +130,20 @@ def test_what_it_wrote_is_not_read_again(folder: Path) -> None:
 def test_without_command_prefixes_nothing_is_a_command(folder: Path) -> None:
     done = prepare(folder, "exports", "--command-prefixes", "")
     assert "26 kept" in done.stdout
+
+
+def test_members_who_opted_out_are_left_out_and_counted(folder: Path) -> None:
+    (folder / ".env").write_text("OPT_OUT_FILE=gone.json\n")
+    (folder / "gone.json").write_text(json.dumps({message(1)["author"]["id"]: "2026-03-02"}))
+    done = prepare(folder, "exports", "--json", "account.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    account = json.loads((folder / "account.json").read_bytes())
+    assert account["dropped"]["opted out"] > 0
+    assert account["read"] == account["kept"] + sum(account["dropped"].values())
+    text = (folder / "data" / "training_data.jsonl").read_text(encoding="utf-8")
+    assert message(1)["author"]["id"] not in text
+
+    (folder / "gone.json").write_text("{ broken")
+    refused = prepare(folder, "exports")
+    assert refused.returncode == 2
+    assert "OPT_OUT_FILE" in refused.stderr

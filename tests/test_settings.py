@@ -9,6 +9,7 @@ from discord_lora.settings import (
     Settings,
     add_setting_options,
     env_file_values,
+    ids_in,
     load_settings,
     parse_with_settings,
     script_parser,
@@ -140,3 +141,43 @@ def test_a_missing_env_file_is_no_problem(tmp_path):
 def test_a_line_that_cannot_be_taken_is_never_passed_over(tmp_path, text, problem):
     with pytest.raises(UserError, match=problem):
         load_settings(env_file=env(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("bot_owners", "Ann"),
+        ("blocked_users", "1;2"),
+        ("quiet_hours", "25:00-7:00"),
+        ("quiet_hours", "always"),
+        ("bot_timezone", "Europe/Nowhere"),
+        ("bot_timezone", "../etc"),
+        ("discord_api_base", "localhost:80"),
+        ("reply_style", "shout"),
+        ("speak_up_probability", "1.5"),
+    ],
+)
+def test_a_bot_setting_that_means_nothing_is_refused_by_its_key(name, value):
+    with pytest.raises(UserError, match=rf"^{name.upper()}: "):
+        load_settings({name: value}, None)
+
+
+def test_bot_settings_are_read_as_people_write_them(tmp_path):
+    text = (
+        "BOT_OWNERS= 1 ,22, 333\nQUIET_HOURS=23:00 - 7:30\nREPLY_STYLE=Stream\n"
+        "BOT_TIMEZONE=Europe/Berlin\nDISCORD_API_BASE=http://127.0.0.1:8080/\nBLOCKED_ROLES=\n"
+    )
+    settings = load_settings(env_file=env(tmp_path, text))
+    assert ids_in(settings.bot_owners) == {"1", "22", "333"}
+    assert ids_in(settings.blocked_roles) == frozenset()
+    assert (settings.reply_style, settings.discord_api_base) == ("stream", "http://127.0.0.1:8080")
+
+
+def test_no_token_shows_in_a_repr_or_an_error(tmp_path):
+    settings = load_settings(env_file=env(tmp_path, "DISCORD_TOKEN=s3cr3t\nHF_TOKEN=\n"))
+    shown = f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
+    assert "s3cr3t" not in shown
+    assert settings.discord_token.get_secret_value() == "s3cr3t"
+    with pytest.raises(UserError) as raised:
+        load_settings(env_file=env(tmp_path, "DISCORD_TOKEN=s3cr3t\nEPOCHS=many\n"))
+    assert "s3cr3t" not in str(raised.value)

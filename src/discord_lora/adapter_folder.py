@@ -76,10 +76,33 @@ def load_adapter(model: Any, folder: Path, *, is_trainable: bool = False) -> Any
             model, str(folder), is_trainable=is_trainable, use_safetensors=True
         )
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"The adapter in {folder} cannot be loaded ({reason}); train again or restore it."
-        ) from error
+        raise _unloadable(folder, error) from error
+
+
+def exchange_adapter(model: Any, folder: Path) -> None:
+    """Put the adapter of `folder` in the place of the one that the PEFT model has.
+
+    Raises:
+        UserError: the weights are damaged or belong to another model; the old adapter stays.
+    """
+    old = model.active_adapter
+    new = "other" if old == "default" else "default"
+    try:
+        model.load_adapter(str(folder), new, torch_device=str(model.device))
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        if new in model.peft_config:
+            model.delete_adapter(new)
+        model.set_adapter(old, inference_mode=True)
+        raise _unloadable(folder, error) from error
+    model.set_adapter(new, inference_mode=True)
+    model.delete_adapter(old)
+
+
+def _unloadable(folder: Path, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200]
+    return UserError(
+        f"The adapter in {folder} cannot be loaded ({reason}); train again or restore it."
+    )
 
 
 def _check_format(folder: Path, version: object) -> None:

@@ -7,11 +7,20 @@ The defaults run the built-in sample model; `.env.example` is set for a real ser
 import argparse
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from discord_lora.console import UserError
@@ -19,6 +28,41 @@ from discord_lora.env_file import read_env_lines
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _ids_with_commas(value: str) -> str:
+    if value.strip() and not re.fullmatch(r"\s*[0-9]+\s*(,\s*[0-9]+\s*)*", value):
+        raise ValueError("write Discord ids, which are numbers, with commas between them")
+    return value
+
+
+IdList = Annotated[str, AfterValidator(_ids_with_commas)]
+"""Discord ids with commas between; `ids_in` takes them apart."""
+
+
+BOT_SETTINGS = (
+    "discord_token",
+    "bot_owners",
+    "bot_channels",
+    "speak_up_probability",
+    "speak_up_cooldown_seconds",
+    "cooldown_seconds",
+    "answer_bots",
+    "allowed_users",
+    "blocked_users",
+    "allowed_roles",
+    "blocked_roles",
+    "allowed_channels",
+    "blocked_channels",
+    "quiet_hours",
+    "bot_timezone",
+    "reply_style",
+    "opt_out_file",
+    "discord_api_base",
+)
+"""What only the bot reads (and OPT_OUT_FILE, whose effect shows in the data)."""
+
+_TIME_OF_DAY = r"(?:[01]?\d|2[0-3]):[0-5]\d"
 
 
 class Settings(BaseSettings):
@@ -113,6 +157,73 @@ class Settings(BaseSettings):
         1.0, ge=1, description="above 1 makes words less likely that were just said"
     )
     max_reply_tokens: Positive = Field(200, description="longest reply in tokens")
+    reply_time_limit_seconds: float = Field(
+        120.0, gt=0, description="an answer that takes longer ends; without a first word it fails"
+    )
+    max_concurrent_replies: Positive = Field(
+        8, description="channels answered at the same time; fewer if memory is short"
+    )
+    max_waiting_replies: Positive = Field(
+        32, description="answers that may wait for their turn; further ones are turned away"
+    )
+
+    # Another server for the model
+    inference_url: str = Field(
+        "", description="OpenAI-compatible server that has the model, such as http://host:8080/v1"
+    )
+    inference_api_key: SecretStr = Field(
+        SecretStr(""), description="key for INFERENCE_URL, if it wants one"
+    )
+    inference_model: str = Field(
+        "", description="model's name at INFERENCE_URL; empty: the first that it lists"
+    )
+
+    # The bot in Discord
+    discord_token: SecretStr = Field(
+        SecretStr(""), description="token of the bot, from Discord's developer portal"
+    )
+    bot_owners: IdList = Field("", description="ids of users who may use the owners' commands")
+    bot_channels: IdList = Field(
+        "", description="ids of channels where the bot speaks up by itself; elsewhere when asked"
+    )
+    speak_up_probability: Fraction = Field(
+        0.05, description="chance of an unasked answer to a message in BOT_CHANNELS"
+    )
+    speak_up_cooldown_seconds: float = Field(
+        60, ge=0, description="seconds in a channel from one unasked answer to the next"
+    )
+    cooldown_seconds: float = Field(
+        0, ge=0, description="seconds from one answer to a member to the next; 0: none"
+    )
+    answer_bots: bool = Field(False, description="answer other bots, three times in a row at most")
+    allowed_users: IdList = Field("", description="ids of the only users answered; empty: all")
+    blocked_users: IdList = Field("", description="ids of users who are never answered")
+    allowed_roles: IdList = Field(
+        "", description="ids of roles whose members are answered beside ALLOWED_USERS; empty: all"
+    )
+    blocked_roles: IdList = Field("", description="ids of roles whose members are never answered")
+    allowed_channels: IdList = Field(
+        "", description="ids of the only channels or categories the bot speaks in; empty: all"
+    )
+    blocked_channels: IdList = Field(
+        "", description="ids of channels or categories the bot never speaks in"
+    )
+    quiet_hours: str = Field(
+        "", description="when the bot is silent in servers, such as 23:00-07:30; empty: never"
+    )
+    bot_timezone: str = Field(
+        "", description="time zone of QUIET_HOURS, such as Europe/Berlin; empty: this computer's"
+    )
+    reply_style: Literal["person", "stream", "plain"] = Field(
+        "person", description="person: a message a line; stream: growing message; plain: at once"
+    )
+    opt_out_file: Path = Field(
+        Path("data/opted_out.json"),
+        description="members who opted out: neither learned from nor read by the bot",
+    )
+    discord_api_base: str = Field(
+        "", description="address of a Discord-compatible server, for tests; empty: Discord"
+    )
 
     # The run
     output_dir: Path = Field(Path("adapters"), description="adapters are written below this folder")
@@ -142,7 +253,7 @@ class Settings(BaseSettings):
     def _empty_means_none(cls, value: object) -> object:
         return None if value == "" else value
 
-    @field_validator("quantization", "lr_scheduler", "optimizer", mode="before")
+    @field_validator("quantization", "lr_scheduler", "optimizer", "reply_style", mode="before")
     @classmethod
     def _choices_in_any_case(cls, value: object) -> object:
         return value.strip().lower() if isinstance(value, str) else value
@@ -154,11 +265,38 @@ class Settings(BaseSettings):
             raise ValueError("must be a plain folder name without slashes")
         return value
 
+    @field_validator("quiet_hours")
+    @classmethod
+    def _hours_are_a_span(cls, value: str) -> str:
+        if value and not re.fullmatch(rf"{_TIME_OF_DAY} ?- ?{_TIME_OF_DAY}", value):
+            raise ValueError("write from-to, such as 23:00-07:30")
+        return value
+
+    @field_validator("bot_timezone")
+    @classmethod
+    def _zone_is_known(cls, value: str) -> str:
+        try:
+            return value and ZoneInfo(value).key
+        except (OSError, ValueError, KeyError):
+            raise ValueError("is no time zone; write one such as Europe/Berlin") from None
+
+    @field_validator("discord_api_base")
+    @classmethod
+    def _base_is_an_address(cls, value: str) -> str:
+        if value and not re.match(r"https?://[^/\s]", value):
+            raise ValueError("write an address that begins with http:// or https://")
+        return value.rstrip("/")
+
     @model_validator(mode="after")
     def _lengths_fit(self) -> "Settings":
         if self.context_tokens > self.max_seq_length // 2:
             raise ValueError("CONTEXT_TOKENS must be at most half of MAX_SEQ_LENGTH")
         return self
+
+
+def ids_in(listed: str) -> frozenset[str]:
+    """The ids of a setting such as BLOCKED_USERS."""
+    return frozenset(entry.strip() for entry in listed.split(",") if entry.strip())
 
 
 def load_settings(

@@ -156,6 +156,25 @@ def test_every_setting_that_a_dataset_depends_on_is_in_the_key(settings, tokeniz
     assert watched.names - {"training_data_path"} <= set(DATASET_SETTINGS)
 
 
+def test_the_cache_gives_nobody_back_who_opted_out_since(settings, tokenizer, made, tmp_path):
+    data = settings.training_data_path
+    data.write_bytes(data.read_bytes().replace(b'"id-Ada"', b'"42"'))
+    ledger = tmp_path / "opted_out.json"
+    settings = settings.model_copy(update={"opt_out_file": ledger})
+    everybody = targets(opened(settings, tokenizer)[0])
+    ledger.write_text("42")
+    for _ in range(2):
+        dataset, remarks = opened(settings, tokenizer)
+        assert any("opted out 27" in line for line in remarks)
+    assert len(made) == 2
+    assert len(everybody) - len(targets(dataset)) == 27
+
+
+def targets(dataset):
+    examples = [*dataset.training_examples, *dataset.validation_examples]
+    return {message_id for example in examples for message_id in example.message_ids}
+
+
 def test_changed_data_are_read_anew_and_leave_nothing_of_the_old(settings, tokenizer, made):
     opened(settings, tokenizer)
     (old,) = entries(settings)

@@ -24,7 +24,8 @@ from discord_lora.finetuning.out_of_memory import (
 )
 from discord_lora.finetuning.training_model import TrainingModel
 from discord_lora.finetuning.training_state import TrainingState, restore, snapshot
-from discord_lora.inference.engine import ReplyEngine, Sampling
+from discord_lora.inference.backend import Request, Sampling
+from discord_lora.inference.local_backend import LocalBackend
 from fakes import chatter, conversation, make_model, make_tokenizer, say
 
 TOKENIZER = make_tokenizer()
@@ -229,10 +230,11 @@ def test_the_trained_model_says_its_line_and_stops_by_itself():
     state = make_state(plan=plan, rate=2e-2)
     fit(state, Events())
 
-    engine = ReplyEngine(state.training_model.model, TOKENIZER, voice, max_prompt_tokens=256)
+    backend = LocalBackend(state.training_model.model, TOKENIZER, voice, max_prompt_tokens=256)
     sampling = Sampling(0, 1, 0, 1, max_reply_tokens=100)
-    asked = conversation(say("Bob", "hi"))
-    assert "".join(engine.reply(asked, sampling)) == "hello there"
+    asked = Request(conversation(say("Bob", "hi")), sampling, "general", True, seconds=60)
+    assert "".join(backend.stream(asked)) == "hello there"
+    backend.close_now()
 
 
 def test_single_examples_that_do_not_fit_are_not_tried_again():

@@ -26,6 +26,7 @@ from discord_lora.console import UserError
 from discord_lora.conversations.dataset import Dataset, make_dataset
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.prompt_format import PROMPT_FORMAT_VERSION, Voice
+from discord_lora.messages.opt_out import read_opt_outs
 from discord_lora.messages.output import AtomicFile, file_hash
 from discord_lora.messages.training_data import TrainingData, read_training_data
 from discord_lora.settings import Settings
@@ -72,7 +73,7 @@ def open_dataset(
 
     @lru_cache
     def read() -> TrainingData:
-        data = read_training_data(settings.training_data_path)
+        data = read_training_data(settings.training_data_path, read_opt_outs(settings.opt_out_file))
         for line in data.remarks():
             report(line)
         return data
@@ -180,6 +181,7 @@ def _identity(settings: Settings, tokenizer: Any) -> str | None:
         return None
     parts = {
         "settings": {name: getattr(settings, name) for name in DATASET_SETTINGS},
+        "opted out": sorted(read_opt_outs(settings.opt_out_file)),
         "tokenizer": serialised(),
         "tokenizer class": type(tokenizer).__name__,
         "special tokens": tokenizer.special_tokens_map,

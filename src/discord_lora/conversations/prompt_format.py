@@ -179,6 +179,17 @@ class PromptFormat:
             encoded.add(piece)
         return encoded.input_ids
 
+    def names_of_others(self, conversation: Conversation) -> set[str]:
+        """Names of everybody but the voice, as the prompt shows them in front of a colon."""
+        authors = {
+            message.author
+            for message in conversation.messages
+            if message.author_id != self.voice.speaker_id
+        }
+        return {_shown_name(author) for author in authors if author} - {
+            _shown_name(self.voice.name)
+        }
+
     def decode_reply(self, token_ids: Sequence[int]) -> str:
         """Text of generated tokens, the end-of-turn left out."""
         text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)

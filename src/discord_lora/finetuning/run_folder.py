@@ -14,7 +14,7 @@ from discord_lora.adapter_folder import RUN_FILE, WEIGHTS_FILE
 from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.prompt_format import Voice
-from discord_lora.settings import Settings
+from discord_lora.settings import BOT_SETTINGS, Settings
 
 IDENTITY_FILE = "identity.json"
 """What a run is: settings and data. Written at its start; only the same run may go on here."""
@@ -36,6 +36,7 @@ HARMLESS = frozenset(
         "max_tokens_per_microbatch",
         "packing",
         "gradient_checkpointing",
+        *BOT_SETTINGS,
     }
 )
 """Settings that may change in the middle of a run: what is learned, in which steps and at which

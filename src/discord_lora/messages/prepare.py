@@ -24,6 +24,7 @@ from discord_lora.messages.cleaning import (
 )
 from discord_lora.messages.cycle_collection import without_cycle_collection
 from discord_lora.messages.inputs import find_inputs
+from discord_lora.messages.opt_out import OPTED_OUT
 from discord_lora.messages.output import AtomicFile
 from discord_lora.messages.people import NameChoice
 from discord_lora.messages.reading import Reader
@@ -45,6 +46,8 @@ class PrepareOptions:
     skip: frozenset[str] = frozenset()
     drop_links: bool = False
     command_prefixes: str = DEFAULT_COMMAND_PREFIXES
+    opted_out: frozenset[str] = frozenset()
+    """Ids of members whose messages are left out."""
 
     @property
     def rejects(self) -> Path:
@@ -111,7 +114,9 @@ def _write_cleaned(
     for message in store.messages():
         stored[message.channel] += 1
         count = report.channels[message.channel]
-        if reason := cleaner.clean(message):
+        if message.author_id in options.opted_out:
+            count.dropped[OPTED_OUT] += 1
+        elif reason := cleaner.clean(message):
             count.dropped[reason] += 1
         else:
             count.kept += 1

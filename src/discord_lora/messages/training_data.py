@@ -1,7 +1,7 @@
 """`data/training_data.jsonl`: the file that every later stage starts from."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ import orjson
 from discord_lora.console import UserError
 from discord_lora.messages.cycle_collection import without_cycle_collection
 from discord_lora.messages.fields import UnreadableValue
+from discord_lora.messages.opt_out import OPTED_OUT
 from discord_lora.messages.record import Message, ReadyConversation, Reject
 from discord_lora.messages.record_fields import RecordContext
 from discord_lora.messages.record_reader import Located, open_records, parse_record
@@ -46,12 +47,13 @@ class TrainingData:
 
 
 @without_cycle_collection()
-def read_training_data(path: Path) -> TrainingData:
+def read_training_data(path: Path, opted_out: Collection[str] = ()) -> TrainingData:
     """Everything readable in `path`, in file order, with the rest accounted for.
 
     Takes what `prepare_training_data.py` writes and whatever is close to it: other key names,
-    other date formats, a JSON array, ready conversations. Raises UserError when the file is
-    missing, cannot be opened, or holds nothing readable.
+    other date formats, a JSON array, ready conversations. Messages of the authors `opted_out`
+    (ids) are dropped: they may have opted out after the file was prepared. Raises UserError when
+    the file is missing, cannot be opened, or holds nothing readable.
     """
     data = TrainingData()
     with explained(path):
@@ -59,6 +61,7 @@ def read_training_data(path: Path) -> TrainingData:
         for entry in records:
             take(data, entry, context, str(path))
     _keep_the_latest_of_each_id(data)
+    _drop_opted_out(data, opted_out)
     refuse_nothing_readable(data, path)
     data.warnings.extend(context.what_was_made_up(str(path)))
     return data
@@ -125,6 +128,15 @@ def _keep_the_latest_of_each_id(data: TrainingData) -> None:
     if repeated:
         data.messages = list(latest.values())
         data.dropped[DUPLICATE] = repeated
+
+
+def _drop_opted_out(data: TrainingData, opted_out: Collection[str]) -> None:
+    if not opted_out:
+        return
+    kept = [message for message in data.messages if message.author_id not in opted_out]
+    if dropped := len(data.messages) - len(kept):
+        data.messages = kept
+        data.dropped[OPTED_OUT] = dropped
 
 
 def refuse_nothing_readable(data: TrainingData, path: Path) -> None:

@@ -17,15 +17,15 @@ from discord_lora.messages.training_data import read_training_data
 from odd_lines import LINES, ODD, PLAIN, START, line_of
 
 
-def assert_read_the_same(path):
+def assert_read_the_same(path, opted_out=()):
     try:
-        careful = read_training_data(path)
+        careful = read_training_data(path, opted_out)
     except UserError as error:
         with pytest.raises(UserError) as raised:
-            read_columns(path)
+            read_columns(path, opted_out=opted_out)
         assert raised.value.problems == error.problems
         return
-    fast = read_columns(path)
+    fast = read_columns(path, opted_out=opted_out)
     rows = (
         fast.frame.drop("has_time") if fast.ready is None else fast.frame.clear().drop("has_time")
     )
@@ -44,6 +44,19 @@ def test_every_mix_of_lines_is_read_as_by_the_careful_reader(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(columns_module, "_BLOCK_BYTES", block)
         assert_read_the_same(path)
+
+
+@given(LINES, st.sets(st.sampled_from(["", "1", "2", "a", "ä", "user_1", "800000000000000001"])))
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+def test_who_opted_out_is_left_out_as_by_the_careful_reader(tmp_path_factory, lines, opted_out):
+    path = tmp_path_factory.getbasetemp() / "opted_out.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    assert_read_the_same(path)
+    try:
+        authors = {message.author_id for message in read_training_data(path).messages}
+    except UserError:
+        authors = set()
+    assert_read_the_same(path, opted_out | set(sorted(authors)[::2]))
 
 
 @pytest.mark.parametrize("line", ODD, ids=range(len(ODD)))

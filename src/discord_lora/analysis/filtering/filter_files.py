@@ -9,6 +9,7 @@ from discord_lora.analysis.filtering.choose import Mask
 from discord_lora.analysis.report.columns import MessageColumns
 from discord_lora.console import UserError
 from discord_lora.env_file import unused_path
+from discord_lora.messages.opt_out import OPTED_OUT
 from discord_lora.messages.output import AtomicFile
 from discord_lora.messages.rewrite import Fate, rewrite
 from discord_lora.messages.training_data import DUPLICATE
@@ -62,8 +63,10 @@ def write_filtered(
 
 
 def fates_of(columns: MessageColumns, chosen: Mask, *, remove: bool) -> bytes:
-    """One `Fate` for each message that the file has; an older one of the same id goes anyway."""
-    count = len(columns.frame) + columns.account.dropped[DUPLICATE]
+    """One `Fate` for each message that the file has; an older one of the same id goes
+    anyway, and so do the messages of members who opted out."""
+    dropped = columns.account.dropped
+    count = len(columns.frame) + dropped[DUPLICATE] + dropped[OPTED_OUT]
     fates = np.full(count, Fate.REMOVED, np.uint8)
     left_out = columns.frame["train"].to_numpy() & ~chosen
     otherwise = Fate.REMOVED if remove else Fate.CONTEXT

@@ -7,7 +7,7 @@ line through the careful reader.
 
 import io
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,6 +21,7 @@ import polars as pl
 from discord_lora.analysis.report.plain_lines import are_plain, read_plain
 from discord_lora.conversations.build import from_ready
 from discord_lora.messages.cycle_collection import without_cycle_collection
+from discord_lora.messages.opt_out import OPTED_OUT
 from discord_lora.messages.record import Message, Reject
 from discord_lora.messages.record_fields import RecordContext
 from discord_lora.messages.record_reader import (
@@ -88,10 +89,15 @@ class MessageColumns:
 
 
 @without_cycle_collection()
-def read_columns(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> MessageColumns:
+def read_columns(
+    path: Path,
+    on_bytes: Callable[[int], None] = lambda _: None,
+    opted_out: Collection[str] = (),
+) -> MessageColumns:
     """Everything readable in `path`, in file order; `on_bytes` hears how far it is.
 
-    Raises UserError when the file is missing, cannot be opened, or holds nothing readable.
+    Messages of the authors `opted_out` (ids) are dropped. Raises UserError when the file is
+    missing, cannot be opened, or holds nothing readable.
     """
     with explained(path):
         context, records = open_records(opener(path), str(path), path.stem)
@@ -108,7 +114,7 @@ def read_columns(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -
                     on_bytes(done)
             else:
                 reader.take_records(records)
-    columns = reader.finish()
+    columns = reader.finish(opted_out)
     if not len(columns.frame):
         refuse_nothing_readable(columns.account, path)
     columns.account.warnings.extend(context.what_was_made_up(str(path)))
@@ -204,7 +210,7 @@ class _Reader:
             self.frames.append(self._without_empty(fast).drop("line"))
         self.lines_before += count
 
-    def finish(self) -> MessageColumns:
+    def finish(self, opted_out: Collection[str] = ()) -> MessageColumns:
         """The whole file's columns, each id once: its latest message, where it first stood."""
         frame = pl.concat(self.frames) if self.frames else _rows(())
         records = np.arange(len(frame))
@@ -215,6 +221,11 @@ class _Reader:
             latest = rows.group_by("id", maintain_order=True).agg(pl.col("row").last())
             frame = frame[latest["row"]]
             records = latest["row"].to_numpy().astype(np.int64)
+        if opted_out:
+            kept = ~frame["author_id"].cast(pl.String).is_in(list(opted_out))
+            if dropped := len(frame) - int(kept.sum()):
+                frame, records = frame.filter(kept), records[kept.to_numpy()]
+                self.data.dropped[OPTED_OUT] = dropped
         if len(frame) or not self.data.conversations:
             return MessageColumns(frame, self.data, records=records)
         conversations = [from_ready(it, n) for n, it in enumerate(self.data.conversations)]

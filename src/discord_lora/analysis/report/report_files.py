@@ -17,6 +17,7 @@ from discord_lora.analysis.report.data_report import (
 )
 from discord_lora.console import UserError, byte_progress
 from discord_lora.messages.account import PrepareReport, account_beside
+from discord_lora.messages.opt_out import read_opt_outs
 from discord_lora.messages.output import file_hash
 from discord_lora.messages.prepare import PrepareOptions, prepare
 
@@ -61,11 +62,15 @@ def _preparation_of(found: PrepareReport) -> Preparation:
     return Preparation(found.read, found.kept, dict(found.dropped), found.rejects)
 
 
-def read_with_progress(path: Path, console: Console) -> MessageColumns:
-    """Read training data with a bar over the bytes. Raises UserError as read_columns does."""
+def read_with_progress(path: Path, console: Console, opt_out_file: Path) -> MessageColumns:
+    """Read training data with a bar over the bytes, without members who opted out.
+
+    Raises UserError as read_columns and read_opt_outs do.
+    """
+    opted_out = read_opt_outs(opt_out_file)
     size = path.stat().st_size if path.is_file() else 0
     with byte_progress(console) as on_bytes:
-        return read_columns(path, lambda done: on_bytes(done, size))
+        return read_columns(path, lambda done: on_bytes(done, size), opted_out)
 
 
 def read_account(path: Path) -> Preparation:

@@ -1,0 +1,360 @@
+"""Who is answered when: one answer at a time in a channel, many channels at once.
+
+    take(question) -> waits in its channel, one question a member -> the channel's turn
+                   -> conversation -> backend -> delivery -> journal
+
+Whoever speaks to the bot again while waiting is answered once, to the later message; the earlier
+one is in what the model reads. Unasked contributions wait for nothing.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Coroutine
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import discord
+
+from discord_lora.conversations.build import Conversation
+from discord_lora.discord_bot.catching_up import History
+from discord_lora.discord_bot.channel_memory import ChannelMemory
+from discord_lora.discord_bot.delivery import (
+    FAILED_REQUEST,
+    AnswerMessages,
+    Style,
+    Withdrawn,
+    deliver,
+    persistently,
+    typing_shown,
+)
+from discord_lora.discord_bot.journal import AnswerRecord, Journal
+from discord_lora.discord_bot.manner import Manner
+from discord_lora.discord_bot.reply_messages import without_pings
+from discord_lora.discord_bot.seen_message import SeenMessage
+from discord_lora.discord_bot.signs import APOLOGY, BUSY_SIGN, HEARD_SIGN
+from discord_lora.discord_bot.when_to_speak import Answer, Decision
+from discord_lora.inference.backend import (
+    Backend,
+    Busy,
+    GenerationFailed,
+    Request,
+    TooSlow,
+)
+
+log = logging.getLogger(__name__)
+
+MOST_WAITING = 50
+"""Members who wait in one channel; whoever comes after them only gets the hourglass."""
+
+BUSY_SECONDS = (2, 3, 5, 8, *[13] * 45)
+"""From one try to the next while the backend has no room; ten minutes in all."""
+
+TRIES_TO_SAY_SOMETHING = 3
+"""An answer may end before its first word; the next one is drawn anew."""
+
+
+@dataclass(eq=False, slots=True)
+class Question:
+    """A message that is to be answered."""
+
+    message: discord.Message
+    seen: SeenMessage
+    decision: Decision
+    has_hourglass: bool = False
+    sign: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Putting the hourglass on and taking it off go one after the other."""
+
+    @property
+    def addressed(self) -> bool:
+        return self.decision.answer is Answer.ADDRESSED
+
+
+@dataclass(eq=False, slots=True)
+class _Channel:
+    waiting: dict[str, Question] = field(default_factory=dict)
+    unasked: Question | None = None
+    task: "asyncio.Task[None] | None" = None
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    is_busy: bool = False
+    """True while the backend has no room for this channel."""
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self.waiting or self.unasked or self.task or self.turn.locked())
+
+
+class Answering:
+    """Answers questions, each once."""
+
+    def __init__(
+        self,
+        *,
+        backend: Backend,
+        memory: ChannelMemory,
+        journal: Journal,
+        history: History,
+        manner: Manner,
+        user: discord.ClientUser,
+    ) -> None:
+        self.backend = backend
+        self.memory = memory
+        self.journal = journal
+        self.history = history
+        self.manner = manner
+        self.user = user
+        self._channels: dict[int, _Channel] = {}
+        self._apologised: set[int] = set()
+        self._aside: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
+
+    @property
+    def waiting(self) -> int:
+        """Questions that wait for the turn of their channel."""
+        return sum(len(channel.waiting) for channel in self._channels.values())
+
+    def take(self, question: Question) -> None:
+        """Answer it when its channel is free."""
+        if self._closing.is_set():
+            return
+        channel = self._channels.setdefault(question.message.channel.id, _Channel())
+        if question.addressed:
+            self._queue(channel, question)
+        elif channel.is_idle:
+            channel.unasked = question
+        if channel.task is None and not channel.is_idle:
+            channel.task = asyncio.create_task(self._work(question.message.channel, channel))
+
+    def forget_author(self, author_id: str) -> None:
+        """They opted out: what waits for an answer does no longer."""
+        for channel in self._channels.values():
+            channel.waiting.pop(author_id, None)
+
+    def acknowledge(self, message: discord.Message) -> None:
+        """Show that it was heard, and leave it at that."""
+        self._do_aside(_react(message, HEARD_SIGN))
+
+    async def finish(self, seconds: float) -> None:
+        """Take nothing new and let what is being answered come to its end, for so long."""
+        self._closing.set()
+        for channel in self._channels.values():
+            channel.waiting.clear()
+        tasks = [it.task for it in self._channels.values() if it.task] + [*self._aside]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def record_of(self, message: discord.Message) -> AnswerRecord | None:
+        """What is known of an answer from before the start: this message and what it replied to."""
+        reference = message.reference
+        if reference is None or reference.message_id is None:
+            return None
+        channel_id, question_id = str(message.channel.id), str(reference.message_id)
+        conversation = self.memory.conversation(channel_id, question_id)
+        author_id = self.memory.author_of(channel_id, question_id)
+        if conversation is None or author_id is None:
+            return None
+        decision = Decision(Answer.ADDRESSED, "before the last start")
+        return AnswerRecord(
+            question_id, channel_id, author_id, conversation, decision, [message.id]
+        )
+
+    async def regenerate(self, record: AnswerRecord, channel: discord.abc.Messageable) -> bool:
+        """Write an answer anew, into the messages it has; False if nothing came of it.
+
+        Raises:
+            Busy, TooSlow, GenerationFailed, discord.HTTPException: it stays as it was.
+        """
+        target: Any = channel
+        async with self._channels.setdefault(target.id, _Channel()).turn:
+            found = self.memory.conversation(record.channel_id, record.question_id)
+            record.conversation = found or record.conversation
+            messages = self._messages(record, target, None)
+            messages.standing = [target.get_partial_message(it) for it in record.message_ids]
+            messages.nonce = secrets.token_hex(8)
+            return bool(await self._say(record, messages, addressed=True))
+
+    # A channel's turn -----------------------------------------------------------------------
+
+    def _queue(self, channel: _Channel, question: Question) -> None:
+        author_id = question.seen.author_id
+        earlier = channel.waiting.pop(author_id, None)
+        if earlier is not None:
+            question, earlier = sorted((question, earlier), key=_by_id, reverse=True)
+            self._do_aside(self._take_hourglass_off(earlier))
+        if len(channel.waiting) >= MOST_WAITING:
+            log.warning("too many wait in channel %s", question.seen.channel_id)
+            self._do_aside(_react(question.message, BUSY_SIGN))
+            return
+        channel.waiting[author_id] = question
+        channel.unasked = None
+        if channel.is_busy:
+            self._do_aside(self._put_hourglass_on(question))
+
+    async def _work(self, target: Any, channel: _Channel) -> None:
+        try:
+            async with channel.turn:
+                # What was missed may be older than what came in just now.
+                await self.history.restore(target)
+                while (question := self._next(channel)) is not None:
+                    try:
+                        await self._answer(question, channel)
+                    except Withdrawn:
+                        log.info("%s was deleted before its answer came", question.seen.id)
+                    except FAILED_REQUEST as error:
+                        log.warning("%s was not answered: %s", question.seen.id, error)
+                    except Exception:
+                        log.exception("answering %s failed", question.seen.id)
+        finally:
+            channel.task = None
+            if channel.is_idle:
+                self._channels.pop(target.id, None)
+
+    def _next(self, channel: _Channel) -> Question | None:
+        if channel.waiting:
+            question = min(channel.waiting.values(), key=_by_id)
+            return channel.waiting.pop(question.seen.author_id)
+        unasked, channel.unasked = channel.unasked, None
+        return unasked
+
+    async def _answer(self, question: Question, channel: _Channel) -> None:
+        seen = question.seen
+        conversation = self.memory.conversation(seen.channel_id, seen.id)
+        if conversation is None:
+            if self.memory.knows(seen.channel_id, seen.id) and question.addressed:
+                self.acknowledge(question.message)
+            return
+        keeps_waiting = False
+        try:
+            if not self.memory.answers_to(seen.channel_id, seen.id):
+                keeps_waiting = await self._keeps_waiting(question, channel, conversation)
+        finally:
+            if not keeps_waiting:
+                await self._take_hourglass_off(question)
+
+    async def _keeps_waiting(
+        self, question: Question, channel: _Channel, conversation: Conversation
+    ) -> bool:
+        """Answer as soon as there is room; True if there never was."""
+        seen = question.seen
+        record = AnswerRecord(
+            seen.id, seen.channel_id, seen.author_id, conversation, question.decision
+        )
+        replied_to = question.message if question.addressed else None
+        messages = self._messages(record, question.message.channel, replied_to)
+        try:
+            for seconds in BUSY_SECONDS:
+                try:
+                    text = await self._say(record, messages, addressed=question.addressed)
+                    break
+                except Busy:
+                    if self._closing.is_set() or not question.addressed:
+                        return question.addressed
+                    await self._show_busy(question, channel)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._closing.wait(), seconds)
+            else:
+                log.warning("no room for %s in a long time", seen.id)
+                return True
+        except (TooSlow, GenerationFailed) as error:
+            await self._apologise(question, error)
+            return False
+        finally:
+            channel.is_busy = False
+        self._apologised.discard(question.message.channel.id)
+        if not text and question.addressed:
+            self.acknowledge(question.message)
+        return False
+
+    async def _say(self, record: AnswerRecord, messages: AnswerMessages, *, addressed: bool) -> str:
+        """Generate and deliver; "" if the model had nothing to say."""
+        manner = self.manner
+        request = Request(
+            record.conversation,
+            manner.sampling,
+            channel=record.channel_id,
+            addressed=addressed,
+            seconds=manner.reply_seconds,
+        )
+        style = Style(manner.reply_style, self._presentable, manner.edit_seconds)
+        async with typing_shown(messages.channel):
+            for _ in range(TRIES_TO_SAY_SOMETHING):
+                pieces: Any = self.backend.reply(request)
+                async with aclosing(pieces):
+                    text = await deliver(pieces, messages, style)
+                if text:
+                    log.info("answered %s in channel %s", record.question_id, record.channel_id)
+                    return text
+        return ""
+
+    def _messages(
+        self, record: AnswerRecord, channel: Any, question: discord.Message | None
+    ) -> AnswerMessages:
+        def find_first() -> int | None:
+            found = self.memory.answers_to(record.channel_id, record.question_id)
+            return int(found[0]) if found and question is not None else None
+
+        def changed(message_ids: list[int]) -> None:
+            record.message_ids = message_ids
+            self.journal.answered(record)
+
+        def is_withdrawn() -> bool:
+            return self.memory.was_deleted(record.channel_id, record.question_id)
+
+        return AnswerMessages(
+            channel, question, record.question_id, find_first, is_withdrawn, on_change=changed
+        )
+
+    def _presentable(self, text: str) -> str:
+        return without_pings(text, lambda _: None, lambda _: None)
+
+    # Signs ----------------------------------------------------------------------------------
+
+    async def _show_busy(self, question: Question, channel: _Channel) -> None:
+        channel.is_busy = True
+        for waiting in (question, *channel.waiting.values()):
+            await self._put_hourglass_on(waiting)
+
+    async def _put_hourglass_on(self, question: Question) -> None:
+        async with question.sign:
+            if not question.has_hourglass:
+                question.has_hourglass = True
+                await _react(question.message, BUSY_SIGN)
+
+    async def _take_hourglass_off(self, question: Question) -> None:
+        async with question.sign:
+            if question.has_hourglass:
+                question.has_hourglass = False
+                with suppress(*FAILED_REQUEST):
+                    await question.message.remove_reaction(BUSY_SIGN, self.user)
+
+    async def _apologise(self, question: Question, error: Exception) -> None:
+        """Once until an answer works again; the others would only read the same."""
+        log.error("no answer to %s: %s", question.seen.id, type(error).__name__)
+        channel = question.message.channel
+        if not question.addressed or channel.id in self._apologised:
+            return
+        self._apologised.add(channel.id)
+        reference = question.message.to_reference(fail_if_not_exists=False)
+        nonce = f"{question.seen.id}:s"
+        await persistently(
+            lambda: channel.send(APOLOGY, reference=reference, nonce=nonce, mention_author=False),
+            "apologising",
+        )
+
+    def _do_aside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
+
+
+def _by_id(question: Question) -> int:
+    return int(question.seen.id)
+
+
+async def _react(message: discord.Message, sign: str) -> None:
+    with suppress(*FAILED_REQUEST):
+        await message.add_reaction(sign)

@@ -1,0 +1,365 @@
+"""What the bot knows of its channels: the conversation as the channel shows it.
+
+Created, edited, deleted and fetched messages are merged by id, in whatever order they come. They
+are kept as they were seen and cleaned anew for each prompt by the trainer's own steps, so that
+everybody goes by one name and the model reads what it was trained on.
+"""
+
+from bisect import insort
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from discord_lora.conversations.build import Conversation, build_conversations
+from discord_lora.conversations.prompt_format import Voice
+from discord_lora.discord_bot.seen_message import SeenMessage
+from discord_lora.messages.cleaning import Cleaner, CleaningContext
+from discord_lora.messages.people import People
+from discord_lora.messages.record import Message
+from discord_lora.messages.sources.base import Kind, Person
+from discord_lora.messages.store import (
+    REPEAT_WITHIN_SECONDS,
+    SHORTEST_REPEAT_CHARACTERS,
+    StoredMessage,
+)
+from discord_lora.messages.timestamps import from_microseconds
+
+RESET_NOTICE = "Forgotten. I start afresh from here."
+"""What `/reset` answers, for all to see: found in the history after a restart, it draws the line
+again. Only an answer of this bot's to a slash command counts, so that nobody can fake it."""
+
+MESSAGES_PER_CHANNEL = 400
+"""Several times what MAX_SEQ_LENGTH holds of ordinary chat; about 0.5 MB a channel."""
+
+CHANNELS = 1000
+"""Channels that are remembered; the one that was silent longest is the first to go."""
+
+CHAIN_MESSAGES = 8
+"""So many messages of a reply chain stand before a late reply. Training quotes only the last."""
+
+_DELETED_IDS = 1000
+_ASKED_ALL_THE_SAME = frozenset({"bots", "commands", "repeats"})
+"""Steps that would drop a message for what it is, not for what it says: whoever is answered has
+been heard, even if he says the same thing twice."""
+
+
+@dataclass(slots=True)
+class _Channel:
+    """`ids` are the keys of `messages`, ascending: Discord's ids grow with time."""
+
+    messages: dict[int, SeenMessage] = field(default_factory=dict)
+    ids: list[int] = field(default_factory=list)
+    deleted: OrderedDict[int, None] = field(default_factory=OrderedDict)
+
+
+class ChannelMemory:
+    """The last messages of each channel, and the conversation that an answer belongs to."""
+
+    def __init__(
+        self,
+        voice: Voice,
+        bot_id: str,
+        *,
+        gap_minutes: float,
+        opted_out: Container[str] = frozenset(),
+        read_bots: bool = False,
+        notices: Collection[str] = (),
+        messages_per_channel: int = MESSAGES_PER_CHANNEL,
+        channels: int = CHANNELS,
+    ) -> None:
+        """
+        Args:
+            voice: whom the bot speaks as; its own messages are recorded under that speaker.
+            bot_id: the bot's user id.
+            gap_minutes: the trainer's CONVERSATION_GAP_MINUTES.
+            opted_out: ids of members who are not read, such as an OptOutLedger.
+            read_bots: other bots are context; training drops them.
+            notices: texts of the bot's own that are no talk, such as its apology.
+        """
+        self.voice = voice
+        self.bot_id = bot_id
+        self.gap_minutes = gap_minutes
+        self.opted_out = opted_out
+        self.notices = frozenset(notices)
+        self._skip = frozenset({"bots"}) if read_bots else frozenset[str]()
+        self._most_messages = messages_per_channel
+        self._most_channels = channels
+        self._channels: OrderedDict[str, _Channel] = OrderedDict()
+        self._forgotten: dict[str, int] = {}
+
+    # What happens in Discord ----------------------------------------------------------------
+
+    def saw(self, seen: SeenMessage) -> None:
+        """A message was created, edited or found in the history; the latest edit stays."""
+        key = int(seen.id)
+        if seen.is_own and seen.parsed.kind is Kind.INTERACTION:
+            if seen.parsed.content == RESET_NOTICE:
+                self.forget(seen.channel_id, seen.id)
+            return
+        if seen.is_own and seen.parsed.content in self.notices:
+            return
+        if key <= self._forgotten.get(seen.channel_id, 0) or seen.author_id in self.opted_out:
+            return
+        channel = self._channel(seen.channel_id)
+        if key in channel.deleted:
+            return
+        known = channel.messages.get(key)
+        if known is None:
+            insort(channel.ids, key)
+        elif (known.edited, known.knows_nickname) > (seen.edited, seen.knows_nickname):
+            return
+        channel.messages[key] = seen
+        while len(channel.ids) > self._most_messages:
+            del channel.messages[channel.ids.pop(0)]
+
+    def deleted(self, channel_id: str, message_ids: Iterable[str]) -> None:
+        """Messages are gone, one or many; history fetched before must not bring them back."""
+        channel = self._channel(channel_id)
+        for key in map(int, message_ids):
+            channel.deleted[key] = None
+            if channel.messages.pop(key, None) is not None:
+                channel.ids.remove(key)
+        while len(channel.deleted) > _DELETED_IDS:
+            channel.deleted.popitem(last=False)
+
+    def forget(self, channel_id: str, up_to_id: str) -> None:
+        """`/reset`: whatever the channel shows up to this message was never read."""
+        line = max(int(up_to_id), self._forgotten.get(channel_id, 0))
+        self._forgotten[channel_id] = line
+        self._keep(channel_id, lambda key, _: key > line)
+
+    def forget_author(self, author_id: str) -> None:
+        """`/optout`: what this member said is dropped at once."""
+        for channel_id in self._channels:
+            self._keep(channel_id, lambda _, seen: seen.author_id != author_id)
+
+    def forget_channel(self, channel_id: str) -> None:
+        """The channel was deleted, or the bot may not see it any more."""
+        self._channels.pop(channel_id, None)
+
+    # What it is asked -----------------------------------------------------------------------
+
+    def newest_id(self, channel_id: str) -> str | None:
+        """The latest message known of a channel: history after it is what was missed."""
+        channel = self._channels.get(channel_id)
+        return str(channel.ids[-1]) if channel and channel.ids else None
+
+    def knows(self, channel_id: str, message_id: str) -> bool:
+        """True for a message that stands in the channel, as far as it is remembered."""
+        channel = self._channels.get(channel_id)
+        return channel is not None and int(message_id) in channel.messages
+
+    def was_deleted(self, channel_id: str, message_id: str) -> bool:
+        channel = self._channels.get(channel_id)
+        return channel is not None and int(message_id) in channel.deleted
+
+    def missing_in(self, channel_id: str, shown: Collection[str]) -> list[str]:
+        """What is remembered and was deleted unseen: all that history shows around it is `shown`.
+
+        `shown` is a stretch of history without gaps.
+        """
+        channel = self._channels.get(channel_id)
+        if channel is None or not shown:
+            return []
+        there = set(map(int, shown))
+        first, last = min(there), max(there)
+        return [str(key) for key in channel.ids if first < key < last and key not in there]
+
+    def is_own(self, channel_id: str, message_id: str | None) -> bool:
+        """True if this bot wrote that message, as far as it is remembered."""
+        channel = self._channels.get(channel_id)
+        seen = channel.messages.get(int(message_id)) if channel and message_id else None
+        return seen is not None and seen.is_own
+
+    def author_of(self, channel_id: str, message_id: str) -> str | None:
+        channel = self._channels.get(channel_id)
+        seen = channel.messages.get(int(message_id)) if channel else None
+        return None if seen is None else seen.author_id
+
+    def replied_to(self, channel_id: str, message_id: str) -> str | None:
+        """What a message of the bot's own answered; None for what is none."""
+        channel = self._channels.get(channel_id)
+        seen = channel.messages.get(int(message_id)) if channel else None
+        return seen.parsed.reply_to if seen is not None and seen.is_own else None
+
+    def answers_to(self, channel_id: str, message_id: str) -> list[str]:
+        """Ids of the bot's own replies to a message, oldest first: is it answered already?"""
+        channel = self._channels.get(channel_id)
+        found = [] if channel is None else [channel.messages[key] for key in channel.ids]
+        return [seen.id for seen in found if seen.is_own and seen.parsed.reply_to == message_id]
+
+    def conversation(self, channel_id: str, message_id: str) -> Conversation | None:
+        """The conversation up to the message that is to be answered, as training would see it.
+
+        Grouped by the trainer's rules from what stood in the channel until then. A late reply
+        comes with the reply chain that it answers. None if the message is unknown, deleted, or
+        holds nothing to read.
+        """
+        channel = self._channels.get(channel_id)
+        asked = channel.messages.get(int(message_id)) if channel else None
+        if channel is None or asked is None:
+            return None
+        read = [
+            channel.messages[key]
+            for key in channel.ids
+            if key <= int(message_id) and channel.messages[key].author_id not in self.opted_out
+        ]
+        messages = self._cleaned(read, asked)
+        if not messages or messages[-1].id != message_id:
+            return None
+        found = next(
+            it
+            for it in build_conversations(messages, self.gap_minutes)
+            if it.messages[-1].id == message_id
+        )
+        own = frozenset(seen.id for seen in read if seen.is_own)
+        return self._with_the_cloned_apart(_with_older_chain(found, messages), own)
+
+    # Inside ---------------------------------------------------------------------------------
+
+    def _channel(self, channel_id: str) -> _Channel:
+        channel = self._channels.setdefault(channel_id, _Channel())
+        self._channels.move_to_end(channel_id)
+        while len(self._channels) > self._most_channels:
+            self._channels.popitem(last=False)
+        return channel
+
+    def _keep(self, channel_id: str, wanted: Callable[[int, SeenMessage], bool]) -> None:
+        channel = self._channels.get(channel_id)
+        if channel is not None:
+            channel.messages = {k: seen for k, seen in channel.messages.items() if wanted(k, seen)}
+            channel.ids = sorted(channel.messages)
+
+    def _cleaned(self, read: Sequence[SeenMessage], asked: SeenMessage) -> list[Message]:
+        """The messages that training would have kept, and the asked one if it says anything."""
+        people = self._people(read)
+
+        def name_of(person_id: str) -> str | None:
+            is_voice = person_id in {self.bot_id, self.voice.speaker_id}
+            return self.voice.name if is_voice else people.name_of(person_id)
+
+        # Mentions of channels were written out when the message came.
+        context = CleaningContext(name_of, lambda _: None)
+        usual = Cleaner(context, self._skip)
+        lenient = Cleaner(context, self._skip | _ASKED_ALL_THE_SAME)
+        cleaned = []
+        for seen, is_repeat in zip(read, _repeats(read), strict=True):
+            stored = self._stored(seen, is_repeat)
+            if (lenient if seen is asked else usual).clean(stored) is None:
+                cleaned.append(_finished(seen, stored, name_of(seen.author_id), people))
+        return cleaned
+
+    def _people(self, read: Sequence[SeenMessage]) -> People:
+        """One name for everybody in these messages, chosen as the trainer chooses it."""
+        people = People()
+        activity = Counter(self._speaker(seen) for seen in read)
+        voice = Person(self.voice.speaker_id, self.voice.name, self.voice.name)
+        people.saw(voice, 0)
+        activity[voice.id] += len(read)  # nobody else may have the voice's name
+        for seen in read:
+            # Names as of the latest message; those without the nickname are older than any.
+            rank = int(seen.id) if seen.knows_nickname else 0
+            for person in (seen.parsed.author, *seen.parsed.mentions):
+                if person.id not in {self.bot_id, voice.id}:
+                    people.saw(person, rank)
+        people.settle(activity)
+        return people
+
+    def _speaker(self, seen: SeenMessage) -> str:
+        return self.voice.speaker_id if seen.is_own else seen.author_id
+
+    def _stored(self, seen: SeenMessage, is_repeat: bool) -> StoredMessage:
+        parsed = seen.parsed
+        return StoredMessage(
+            id=parsed.id,
+            channel=0,
+            time=parsed.time,
+            author_id=self._speaker(seen),
+            content=parsed.content,
+            kind=parsed.kind.value,
+            is_bot=seen.by_other_bot,
+            reply_to=parsed.reply_to,
+            reactions=0,
+            has_attachments=parsed.has_attachments,
+            mentions=[(person.id, person.nickname) for person in parsed.mentions],
+            train=True,
+            is_repeat=is_repeat,
+        )
+
+    def _with_the_cloned_apart(
+        self, conversation: Conversation, own: Collection[str]
+    ) -> Conversation:
+        """The cloned member is the voice, as in training, but not when talking with the clone.
+
+        Then the member is one more person in the room, or the bot would go on with his sentence
+        instead of answering it.
+        """
+        speaker = self.voice.speaker_id
+        messages = conversation.messages
+        theirs = {m.id for m in messages if m.author_id == speaker} - set(own)
+        if not theirs or not (messages[-1].id in theirs or any(m.id in own for m in messages)):
+            return conversation
+        apart = (
+            replace(m, author_id=f"member:{speaker}") if m.id in theirs else m for m in messages
+        )
+        return replace(conversation, messages=tuple(apart))
+
+
+def _repeats(read: Iterable[SeenMessage]) -> list[bool]:
+    """Which messages say what their author said within ten minutes: the store's rule."""
+    last: dict[tuple[str, str], int] = {}
+    repeats = []
+    for seen in read:
+        parsed = seen.parsed
+        can_repeat = (
+            parsed.kind is Kind.TALK
+            and not seen.by_other_bot
+            and len(parsed.content) >= SHORTEST_REPEAT_CHARACTERS
+        )
+        key = (seen.author_id, parsed.content)
+        before = last.get(key) if can_repeat else None
+        within = REPEAT_WITHIN_SECONDS * 1_000_000
+        repeats.append(before is not None and parsed.time - before <= within)
+        if can_repeat:
+            last[key] = parsed.time
+    return repeats
+
+
+def _finished(
+    seen: SeenMessage, stored: StoredMessage, name: str | None, people: People
+) -> Message:
+    channel = seen.parsed.channel
+    return Message(
+        id=stored.id,
+        guild=channel.guild,
+        channel_id=channel.id,
+        channel=channel.name,
+        timestamp=from_microseconds(stored.time),
+        author_id=stored.author_id,
+        author=name or stored.author_id,
+        content=stored.content,
+        username=people.username_of(stored.author_id),
+        reply_to=stored.reply_to,
+        is_bot=stored.is_bot,
+        train=stored.train,
+    )
+
+
+def _with_older_chain(conversation: Conversation, messages: Iterable[Message]) -> Conversation:
+    """A late reply quotes what it answers; that may be an answer to something older still."""
+    if not conversation.quoted:
+        return conversation
+    by_id = {message.id: message for message in messages}
+    chain: list[Message] = []
+    oldest = conversation.messages[0]
+    while len(chain) < CHAIN_MESSAGES - 1 and oldest.reply_to in by_id:
+        older = by_id[oldest.reply_to or ""]
+        if older.timestamp >= oldest.timestamp:
+            break
+        chain.insert(0, replace(older, train=False))
+        oldest = older
+    return replace(
+        conversation,
+        messages=(*chain, *conversation.messages),
+        quoted=conversation.quoted + len(chain),
+    )

@@ -1,0 +1,286 @@
+"""The bot in Discord: events → memory → decision → answer.
+
+    on_message     remembered, decided upon, and answered where the decision says so
+    edits, deletes followed in memory
+    on_ready       every channel is looked through for what was missed meanwhile
+
+discord.py reconnects and resumes by itself and keeps to the rate limits.
+"""
+
+import logging
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import discord
+
+from discord_lora.discord_bot.answering import Answering, Question
+from discord_lora.discord_bot.catching_up import History
+from discord_lora.discord_bot.channel_memory import ChannelMemory
+from discord_lora.discord_bot.commands import Commands
+from discord_lora.discord_bot.delivery import FAILED_REQUEST
+from discord_lora.discord_bot.from_discord import seen_message
+from discord_lora.discord_bot.journal import Journal
+from discord_lora.discord_bot.manner import Manner
+from discord_lora.discord_bot.seen_message import SeenMessage
+from discord_lora.discord_bot.signs import APOLOGY, HEARD_SIGN
+from discord_lora.discord_bot.when_to_speak import SpeakRules, WhenToSpeak
+from discord_lora.inference.backend import Backend
+from discord_lora.messages.opt_out import OptOutLedger
+from discord_lora.settings import Settings
+
+log = logging.getLogger(__name__)
+
+INTENTS = discord.Intents(guilds=True, messages=True, message_content=True)
+"""What it hears of: servers and their channels, messages there and direct ones, and their text."""
+
+DIRECT_CHANNELS = 1000
+"""Direct channels that are looked through after a lost connection; Discord does not list them."""
+
+FINISH_SECONDS = 30.0
+"""For answers that are being written when the bot is told to stop."""
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class BotClient(discord.Client):
+    """A member of its servers."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        backend: Backend,
+        ledger: OptOutLedger,
+        adapter: Path,
+        clock: Callable[[], datetime] = utc_now,
+        chance: Callable[[], float] = random.random,
+        **options: Any,
+    ) -> None:
+        """
+        Args:
+            ledger: members who opted out.
+            adapter: folder that `backend` speaks with.
+            clock, chance: the time now, and a random number from 0 up to 1.
+            options: discord.py's own.
+        """
+        super().__init__(
+            intents=INTENTS,
+            allowed_mentions=discord.AllowedMentions.none(),
+            chunk_guilds_at_startup=False,
+            max_messages=None,  # `memory` has what is needed of them
+            **options,
+        )
+        self.settings = settings
+        self.backend = backend
+        self.ledger = ledger
+        self.adapter = adapter
+        self.clock = clock
+        self.chance = chance
+        self.started = clock()
+        self.journal = Journal()
+        self.manner = Manner.from_settings(settings)
+        self.commands = Commands(self)
+        self._direct: OrderedDict[int, None] = OrderedDict()
+
+    async def setup_hook(self) -> None:
+        """What needs to know who the bot is; nothing has been heard yet."""
+        user = self._me()
+        rules = SpeakRules.from_settings(self.settings)
+        self.rules = rules if rules.owners else replace(rules, owners=self._owners_by_discord())
+        self.memory = ChannelMemory(
+            self.backend.voice,
+            str(user.id),
+            gap_minutes=self.settings.conversation_gap_minutes,
+            opted_out=self.ledger,
+            read_bots=self.settings.answer_bots,
+            notices=(APOLOGY,),
+        )
+        self.manners = WhenToSpeak(
+            self.rules, self.names(), self.clock, self.chance, opted_out=self.ledger
+        )
+        self.history = History(
+            self.memory,
+            bot_id=user.id,
+            is_known=lambda message_id: self.journal.decision(message_id) is not None,
+            missed=self._take_up_missed,
+            clock=self.clock,
+        )
+        self.answering = Answering(
+            backend=self.backend,
+            memory=self.memory,
+            journal=self.journal,
+            history=self.history,
+            manner=self.manner,
+            user=user,
+        )
+        await self.commands.register()
+
+    # Events ---------------------------------------------------------------------------------
+
+    async def on_ready(self) -> None:
+        """A session has begun: the first one, or one after Discord had forgotten the last."""
+        log.info("%s is in %d servers", self._me().name, len(self.guilds))
+        self.manners.be_called(self.names())
+        await self._catch_up()
+
+    async def on_resumed(self) -> None:
+        log.info("the session goes on")
+        await self._catch_up()
+
+    async def on_message(self, message: discord.Message) -> None:
+        seen = seen_message(message, self._me().id)
+        self.memory.saw(seen)
+        if seen.is_dm:
+            self._remember_direct(message.channel.id)
+        if seen.is_own or self.journal.decision(seen.id) is not None:
+            return
+        decision = self.manners.hear(seen)
+        self.journal.decided(seen, decision)
+        if decision.speaks:
+            log.info("%s in channel %s: %s", seen.id, seen.channel_id, decision)
+            self.answering.take(Question(message, seen, decision))
+        elif decision.acknowledge:
+            self.answering.acknowledge(message)
+
+    async def on_raw_message_edit(self, payload: discord.RawMessageUpdateEvent) -> None:
+        self.memory.saw(seen_message(payload.message, self._me().id))
+
+    async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
+        await self._gone(payload.channel_id, [payload.message_id])
+
+    async def on_raw_bulk_message_delete(self, payload: discord.RawBulkMessageDeleteEvent) -> None:
+        await self._gone(payload.channel_id, payload.message_ids)
+
+    async def on_guild_channel_delete(self, channel: discord.abc.GuildChannel) -> None:
+        self.memory.forget_channel(str(channel.id))
+
+    async def on_raw_thread_delete(self, payload: discord.RawThreadDeleteEvent) -> None:
+        self.memory.forget_channel(str(payload.thread_id))
+
+    async def on_guild_remove(self, guild: discord.Guild) -> None:
+        for channel in (*guild.channels, *guild.threads):
+            self.memory.forget_channel(str(channel.id))
+
+    # What else it does ----------------------------------------------------------------------
+
+    def names(self) -> set[str]:
+        """What people call it: the voice's name, its own in Discord, its nicknames."""
+        user = self._me()
+        members = [guild.me for guild in self.guilds if guild.me is not None]
+        nicknames = {member.nick for member in members if member.nick}
+        return {self.backend.voice.name, user.name, user.display_name} | nicknames
+
+    def is_owner(self, user_id: int) -> bool:
+        return str(user_id) in self.rules.owners
+
+    async def reload(self, folder: Path) -> None:
+        """Speak with another adapter from now on. Raises UserError; the old one stays."""
+        await self.backend.reload(folder)
+        self.adapter = folder
+        self.memory.voice = self.backend.voice
+        self.journal.forget_answers()
+        self.manners.be_called(self.names())
+
+    async def finish_answers(self) -> None:
+        """Let what is being answered come to its end; nothing new is taken up."""
+        if hasattr(self, "answering"):
+            await self.answering.finish(FINISH_SECONDS)
+
+    def _me(self) -> discord.ClientUser:
+        if self.user is None:
+            raise RuntimeError("not logged in")
+        return self.user
+
+    def _owners_by_discord(self) -> frozenset[str]:
+        """Without BOT_OWNERS: whoever made the application, alone or as a team."""
+        application = self.application
+        if application is None:
+            return frozenset()
+        if application.team is not None:
+            return frozenset(str(member.id) for member in application.team.members)
+        return frozenset({str(application.owner.id)})
+
+    def _remember_direct(self, channel_id: int) -> None:
+        self._direct[channel_id] = None
+        self._direct.move_to_end(channel_id)
+        while len(self._direct) > DIRECT_CHANNELS:
+            self._direct.popitem(last=False)
+
+    async def _catch_up(self) -> None:
+        self.history.begin_anew()
+        await self.history.look_through([*self._open_channels(), *await self._direct_channels()])
+
+    def _open_channels(self) -> Iterable[Any]:
+        """Channels and threads in which the bot can read and answer, and may."""
+        for guild in self.guilds:
+            channels = [it for it in guild.channels if isinstance(it, discord.abc.Messageable)]
+            threads = [it for it in guild.threads if it.parent is not None]
+            for channel in (*channels, *threads):
+                can = channel.permissions_for(guild.me)
+                if can.read_message_history and can.view_channel and self._may_speak_in(channel):
+                    yield channel
+
+    def _may_speak_in(self, channel: Any) -> bool:
+        ids = (channel.id, getattr(channel, "parent_id", None), channel.category_id)
+        places = {str(it) for it in ids if it}
+        if places & self.rules.blocked_channels:
+            return False
+        return not self.rules.allowed_channels or bool(places & self.rules.allowed_channels)
+
+    async def _direct_channels(self) -> list[Any]:
+        found = []
+        for channel_id in list(self._direct):
+            try:
+                found.append(await self.fetch_channel(channel_id))
+            except (*FAILED_REQUEST, discord.InvalidData):
+                log.warning("the direct channel %s cannot be looked into", channel_id)
+        return found
+
+    async def _take_up_missed(
+        self, message: discord.Message, seen: SeenMessage, has_hourglass: bool
+    ) -> None:
+        """Answer what was said to the bot while it could not hear it."""
+        if self.manners.how_addressed(seen) is None:
+            return
+        seen = await self._with_roles(message, seen)
+        if self.journal.decision(seen.id) is not None:
+            return  # it came in over the gateway meanwhile
+        decision = self.manners.hear(seen)
+        self.journal.decided(seen, decision)
+        if decision.speaks:
+            log.info("missed: %s in channel %s: %s", seen.id, seen.channel_id, decision)
+            self.answering.take(Question(message, seen, decision, has_hourglass))
+
+    async def _with_roles(self, message: discord.Message, seen: SeenMessage) -> SeenMessage:
+        """History does not say which roles the author has; some lists are about roles."""
+        if not (self.rules.allowed_roles or self.rules.blocked_roles):
+            return seen
+        if message.guild is None or isinstance(message.author, discord.Member):
+            return seen
+        try:
+            member = await message.guild.fetch_member(message.author.id)
+        except FAILED_REQUEST:
+            return seen
+        return replace(seen, role_ids=frozenset(str(role.id) for role in member.roles))
+
+    async def _gone(self, channel_id: int, message_ids: Iterable[int]) -> None:
+        """Deleted messages. A question whose answer was deleted is not answered again later."""
+        place = str(channel_id)
+        for message_id in message_ids:
+            question_id = self.memory.replied_to(place, str(message_id))
+            self.memory.deleted(place, [str(message_id)])
+            if question_id is None or self.memory.answers_to(place, question_id):
+                continue
+            channel: Any = self.get_channel(channel_id)
+            if channel is not None and self.memory.knows(place, question_id):
+                try:
+                    await channel.get_partial_message(int(question_id)).add_reaction(HEARD_SIGN)
+                except FAILED_REQUEST:
+                    log.info("%s cannot be marked as answered", question_id)

@@ -1,0 +1,175 @@
+"""Nothing that history shows is lost, and nothing is answered twice."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from discord_lora.discord_bot.channel_memory import RESET_NOTICE
+from discord_lora.discord_bot.signs import BUSY_SIGN, HEARD_SIGN
+from fakes import contents
+
+SETTLED = 0.3
+
+
+def answers(channel, account, question):
+    return [it for it in channel.by(account) if it.reply_to is question]
+
+
+def test_what_was_missed_is_answered_at_the_start(server, account, alice, bob, channel, start):
+    old = channel.say(alice, "lora, yesterday?", at=datetime.now(UTC) - timedelta(hours=20))
+    channel.say(alice, "some talk")
+    question = channel.say(alice, "hi @Lora", mentions=[account])
+    first, second = channel.say(bob, "lora?"), channel.say(bob, "lora, hello?")
+    bot = start()
+    channel.wait_for_message(author=account, reply_to=question)
+    channel.wait_for_message(author=account, reply_to=second)
+    assert server.stays_quiet(channel, account, SETTLED)
+    assert not answers(channel, account, old) and not answers(channel, account, first)
+    said = contents(bot.backend.requests[0].conversation.messages)
+    assert said == ["some talk", "hi @Lora"]
+
+
+def test_a_restart_remembers_and_answers_nothing_twice(server, account, alice, channel, start):
+    first_life = start()
+    question = channel.say(alice, "lora, one?")
+    channel.wait_for_message(author=account, reply_to=question)
+    first_life.kill()
+    missed = channel.say(alice, "lora, two?")
+    second_life = start()
+    channel.wait_for_message(author=account, reply_to=missed)
+    assert server.stays_quiet(channel, account, SETTLED)
+    assert len(answers(channel, account, question)) == 1
+    said = contents(second_life.backend.requests[0].conversation.messages)
+    assert said == ["lora, one?", "you said lora, one?", "lora, two?"]
+
+
+def test_killed_while_answering_it_answers_after_the_restart(
+    server, account, alice, channel, start
+):
+    first_life = start()
+    first_life.backend.hold.clear()
+    question = channel.say(alice, "lora, one?")
+    server.wait_until(lambda: first_life.backend.running)
+    first_life.kill()
+    start()
+    channel.wait_for_message(author=account, reply_to=question)
+    assert server.stays_quiet(channel, account, SETTLED)
+    assert len(answers(channel, account, question)) == 1
+
+
+def test_an_answer_that_was_deleted_is_not_given_again(server, account, alice, channel, start):
+    first_life = start()
+    question = channel.say(alice, "lora, one?")
+    channel.wait_for_message(author=account, reply_to=question).delete()
+    question.wait_until(lambda it: account in it.reactions.get(HEARD_SIGN, []))
+    first_life.stop()
+    start()
+    assert server.stays_quiet(channel, account, 3 * SETTLED)
+
+
+def test_an_hourglass_of_before_the_restart_is_taken_off(server, account, alice, channel, start):
+    question = channel.say(alice, "lora?")
+    question.react(account, BUSY_SIGN)
+    start()
+    channel.wait_for_message(author=account, reply_to=question)
+    question.wait_until(lambda it: not it.reactions)
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+def test_mentions_while_the_connection_was_gone(server, account, alice, channel, start, resumable):
+    bot = start()
+    channel.wait_for_message(author=account, reply_to=channel.say(alice, "lora, zero?"))
+    server.gateway.refuse(0.5)
+    server.gateway.abort()
+    if not resumable:
+        server.gateway.forget_sessions()
+    questions = [channel.say(alice, "lora, one?"), channel.say(alice, "lora, two?")]
+    typo = channel.say(alice, "teh end")
+    answer = channel.wait_for_message(author=account, reply_to=questions[-1], timeout=30)
+    typo.edit("the end")
+    last = channel.say(alice, "still there, lora?")
+    channel.wait_for_message(author=account, reply_to=last)
+    assert server.stays_quiet(channel, account, SETTLED)
+    assert len(answers(channel, account, questions[0])) <= 1
+    assert answers(channel, account, questions[1]) == [answer]
+    said = contents(bot.backend.requests[-1].conversation.messages)
+    assert "the end" in said and "teh end" not in said
+
+
+def test_direct_messages_that_were_missed(server, account, alice, start, channel):
+    start()
+    direct = server.open_dm(alice, account)
+    direct.wait_for_message(author=account, reply_to=direct.say(alice, "hello"))
+    missed = direct.say(alice, "are you there?", deliver=False)
+    server.gateway.invalidate(resumable=False)
+    direct.wait_for_message(author=account, reply_to=missed, timeout=30)
+
+
+def test_a_reset_holds_across_a_restart(server, account, alice, channel, start):
+    first_life = start()
+    channel.say(alice, "forget this")
+    server.use_command(alice, channel, "reset").wait_for_response()
+    channel.wait_for_message(author=account, where=lambda it: it.content == RESET_NOTICE)
+    first_life.stop()
+    second_life = start()
+    question = channel.say(alice, "what do you know, lora?")
+    channel.wait_for_message(author=account, reply_to=question)
+    said = contents(second_life.backend.requests[0].conversation.messages)
+    assert said == ["what do you know, lora?"]
+
+
+def test_channels_it_cannot_read_or_may_not_speak_in_are_left_alone(
+    server, account, alice, guild, channel, start
+):
+    from fake_discord import Permissions
+
+    blocked, closed = guild.add_channel("blocked"), guild.add_channel("closed")
+    closed.deny(account, Permissions.READ_MESSAGE_HISTORY)
+    for it in (blocked, closed):
+        it.say(alice, "lora?")
+    start(blocked_channels=str(blocked.id))
+    channel.wait_for_message(author=account, reply_to=channel.say(alice, "lora?"))
+    asked = {it.path.split("/")[2] for it in server.requests("GET", "/channels/*/messages")}
+    assert asked == {str(channel.id)}
+    # Where history is closed it answers without a reply.
+    question = closed.say(alice, "lora, now?")
+    assert closed.wait_for_message(author=account, after=question).reply_to is None
+
+
+# --- the sending itself -----------------------------------------------------------------------
+
+FAULTS = {
+    "dropped before it was done": {"drop_request": True},
+    "dropped after it was done": {"drop_answer": True},
+    "503": {"status": 503},
+    "503 although done": {"status": 503, "carried_out": True},
+    "500": {"status": 500},
+    "502 although done": {"status": 502, "carried_out": True},
+    "429": {"status": 429, "retry_after": 0.2},
+    "429 for all": {"status": 429, "retry_after": 0.2, "is_global": True},
+    "429 by the proxy": {"status": 429, "via": False},
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_a_failed_request_neither_loses_nor_doubles(server, account, alice, channel, start, fault):
+    start(reply_style="stream")
+    server.fail_next("POST", "/channels/*/messages", **fault)
+    question = channel.say(alice, "lora?")
+    channel.wait_for_message(author=account, reply_to=question)
+    assert server.stays_quiet(channel, account, 2 * SETTLED)
+    assert len(channel.by(account)) == 1
+
+
+def test_failed_edits_and_signs_do_not_stop_an_answer(server, account, alice, channel, start):
+    bot = start(reply_style="stream")
+    bot.client.manner.edit_seconds = 0.1
+    bot.backend.seconds_a_word = 0.05
+    bot.backend.enqueue(" ".join(map(str, range(12))))
+    server.fail_next("POST", "/channels/*/typing", status=503, times=5)
+    server.fail_next("PATCH", "/channels/*/messages/*", drop_answer=True, times=1)
+    server.fail_next("PATCH", "/channels/*/messages/*", status=503, times=1)
+    question = channel.say(alice, "lora?")
+    answer = channel.wait_for_message(author=account, reply_to=question)
+    answer.wait_until(lambda it: it.content.endswith("11"))
+    assert len(channel.by(account)) == 1

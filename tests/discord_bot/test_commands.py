@@ -1,0 +1,190 @@
+"""Slash commands and menus as members use them."""
+
+import json
+
+import pytest
+
+from discord_lora.discord_bot.channel_memory import RESET_NOTICE
+from discord_lora.discord_bot.commands import (
+    MODERATORS_ONLY,
+    NOT_MINE,
+    NOT_YOURS,
+    OWNERS_ONLY,
+)
+from fake_discord import Permissions
+from fakes import contents
+
+SETTLED = 0.3
+
+
+@pytest.fixture
+def use(server, channel):
+    """The text that a command is answered with, and the whole answer."""
+
+    def use(user, name, where=None, **options):
+        it = server.use_command(user, where or channel, name, **options)
+        it.wait_for_response()
+        return it.wait_for_answer().content
+
+    return use
+
+
+def ask(channel, account, user, text="hi lora"):
+    question = channel.say(user, text)
+    return channel.wait_for_message(author=account, reply_to=question)
+
+
+def test_status_and_persona_are_for_everybody(alice, start, use):
+    start()
+    status = use(alice, "status")
+    assert "Lora, adapter fake" in status and "12.5 tokens/s" in status
+    assert use(alice, "persona").startswith("I speak as Lora")
+
+
+def test_reset_forgets_what_was_said(server, account, alice, channel, start, use):
+    bot = start()
+    ask(channel, account, alice, "lora, one")
+    assert use(alice, "reset") == RESET_NOTICE
+    ask(channel, account, alice, "lora, two")
+    assert contents(bot.backend.requests[-1].conversation.messages) == ["lora, two"]
+
+
+def test_who_opts_out_is_neither_answered_nor_read(account, alice, bob, channel, start, use):
+    bot = start()
+    channel.say(alice, "a secret of mine")
+    assert "no longer read" in use(alice, "optout")
+    assert "already" in use(alice, "optout")
+    channel.say(alice, "hi lora")
+    ask(channel, account, bob)
+    assert contents(bot.backend.requests[0].conversation.messages) == ["hi lora"]
+    assert len(bot.backend.requests) == 1
+    assert str(alice.id) in json.loads(bot.settings.opt_out_file.read_text())
+    assert use(alice, "optin").startswith("From now on")
+    assert use(alice, "optin") == "You had not opted out."
+    ask(channel, account, alice)
+
+
+def test_quiet_and_wake_are_for_moderators(server, account, alice, bob, owner, guild, channel,
+                                           start, use):  # fmt: skip
+    guild.change_member(bob, roles=[guild.add_role("mods", Permissions.MANAGE_MESSAGES)])
+    other = guild.add_channel("other")
+    start()
+    assert use(alice, "quiet") == use(alice, "wake") == MODERATORS_ONLY
+    assert use(bob, "quiet", everywhere=True) == OWNERS_ONLY
+    assert use(bob, "quiet", minutes=5) == "Quiet here for 5 minutes."
+    question = channel.say(alice, "hi lora")
+    question.wait_until(lambda it: it.reactions)
+    ask(other, account, alice)
+    assert use(owner, "quiet", everywhere=True) == "Quiet everywhere until /wake."
+    assert use(bob, "wake").startswith("Still quiet everywhere")
+    assert use(owner, "wake", everywhere=True) == "Awake."
+    ask(channel, account, alice)
+    direct = server.open_dm(alice, account)
+    assert use(alice, "quiet", where=direct) == "Quiet here until /wake."
+
+
+@pytest.mark.parametrize("name", ["settings", "why", "reload"])
+def test_owner_commands_refuse_others(alice, start, use, name):
+    bot = start()
+    before = str(bot.client.manner)
+    options = {"settings": {"temperature": 0.1}}.get(name, {})
+    assert use(alice, name, **options) == OWNERS_ONLY
+    assert str(bot.client.manner) == before and bot.backend.reloaded == []
+
+
+def test_bot_owners_goes_before_the_application_s_owner(owner, bob, start, use):
+    start(bot_owners=str(bob.id))
+    assert use(owner, "why") == OWNERS_ONLY
+    assert use(bob, "why") == "I remember nothing about that."
+
+
+def test_settings_hold_for_the_next_answer(account, alice, owner, channel, start, use):
+    bot = start()
+    shown = use(owner, "settings", temperature=0.25, max_reply_tokens=9, reply_style="stream")
+    assert "TEMPERATURE=0.25\n" in shown and "MAX_REPLY_TOKENS=9\n" in shown
+    assert "REPLY_STYLE=stream" in shown
+    ask(channel, account, alice)
+    sampling = bot.backend.requests[-1].sampling
+    assert (sampling.temperature, sampling.max_reply_tokens, sampling.top_p) == (0.25, 9, 0.95)
+
+
+def test_why_shows_the_decision_and_the_exact_prompt(account, alice, owner, channel, start, use):
+    bot = start()
+    answer = ask(channel, account, alice)
+    prompt = bot.backend.prompt_text(bot.backend.requests[0].conversation)
+    for options in ({}, {"message": str(answer.id)}, {"message": answer.reply_to.url}):
+        shown = use(owner, "why", **options)
+        assert "answer, spoken to: called by name" in shown and prompt in shown
+    silent = channel.say(alice, "no matter")
+    assert use(owner, "why", message=str(silent.id)) == "stay silent: not spoken to."
+    assert use(owner, "why", message="what?").startswith("That is no link")
+    assert use(owner, "why", message="123456789012345678") == "I remember nothing about that."
+
+
+def test_a_long_prompt_comes_as_a_file_without_the_token(server, account, alice, owner, channel,
+                                                         start, use):  # fmt: skip
+    bot = start(discord_token=account.token)
+    for letter in "xyz":
+        channel.say(alice, letter * 1500)
+    ask(channel, account, alice, f"lora, is it {account.token}?")
+    assert "in the file" in use(owner, "why")
+    assert server.requests("POST", "/interactions/*/*/callback")[-1].files == ["prompt.txt"]
+    bot.client.memory.forget(str(channel.id), str(channel.messages[-1].id))
+    ask(channel, account, alice, f"lora, is it {account.token}?")
+    shown = use(owner, "why")
+    assert "[secret]" in shown and account.token not in shown
+
+
+def test_reload_takes_names_below_adapters_only(owner, start, use, tmp_path):
+    bot = start()
+    for bad in ("../elsewhere", "/etc", "a/b"):
+        assert use(owner, "reload", adapter=bad).startswith("That is no name")
+    assert "no adapter below" in use(owner, "reload")
+    (tmp_path / "adapters" / "other").mkdir(parents=True)
+    assert use(owner, "reload", adapter="other") == "I speak as Lora (other)."
+    assert bot.backend.reloaded == [tmp_path / "adapters" / "other"]
+
+
+# --- menus ------------------------------------------------------------------------------------
+
+
+def pick(server, user, message, name):
+    it = server.use_message_command(user, message, name)
+    it.wait_for_response()
+    return it.wait_for_answer().content
+
+
+def test_regenerate_writes_the_answer_anew_in_its_place(server, account, alice, bob, owner,
+                                                        channel, start):  # fmt: skip
+    bot = start()
+    bot.backend.enqueue("one " * 700, "short", "two " * 700)
+    answer = ask(channel, account, alice)
+    server.wait_until(lambda: len(channel.by(account)) == 2)
+    channel.say(bob, "later talk")
+    assert pick(server, bob, answer, "Regenerate") == NOT_YOURS
+    assert pick(server, alice, answer, "Regenerate") == "Written anew."
+    assert [it.content for it in channel.by(account)] == ["short"]
+    assert contents(bot.backend.requests[-1].conversation.messages) == ["hi lora"]
+    assert pick(server, owner, answer, "Regenerate") == "Written anew."
+    assert "".join(it.content for it in channel.by(account)).replace(" ", "") == "two" * 700
+
+
+def test_regenerate_and_delete_after_a_restart(server, account, alice, bob, channel, start):
+    first_life = start()
+    answer = ask(channel, account, alice)
+    first_life.stop()
+    bot = start()
+    bot.backend.enqueue("another")
+    assert pick(server, bob, answer, "Delete") == NOT_YOURS
+    assert pick(server, alice, answer, "Regenerate") == "Written anew."
+    assert answer.content == "another"
+    assert pick(server, alice, answer, "Delete") == "Deleted."
+    assert channel.by(account) == []
+
+
+def test_menus_leave_the_messages_of_others_alone(server, account, alice, owner, channel, start):
+    start()
+    message = channel.say(alice, "mine")
+    for name in ("Regenerate", "Delete"):
+        assert pick(server, owner, message, name) == NOT_MINE
+    assert message in channel.messages

@@ -1,0 +1,75 @@
+"""The bot's process in a crowd, and with everything failing that can fail."""
+
+import random
+import signal
+import time
+
+import psutil
+import pytest
+
+from discord_lora.discord_bot.signs import BUSY_SIGN, HEARD_SIGN
+from test_bot import LOADING_SECONDS, adapters, ended, launch, server  # noqa: F401 - fixtures
+
+CHANNELS, MESSAGES, SECONDS = 20, 500, 10.0
+
+
+def standing(question, account):
+    """How a question was dealt with: answered, answered together with a later one, or a sign."""
+    channel = question.channel
+    answered = [it.reply_to for it in channel.by(account) if it.reply_to is not None]
+    if question in answered:
+        return "answered"
+    if any(it.author is question.author and it.id > question.id for it in answered):
+        return "with a later one"
+    signs = {sign for sign, users in question.reactions.items() if account in users}
+    return "acknowledged" if signs & {HEARD_SIGN, BUSY_SIGN} else ""
+
+
+def assert_none_twice(questions, account):
+    for question in questions:
+        replies = [it for it in question.channel.by(account) if it.reply_to is question]
+        assert len(replies) <= 1, question
+
+
+@pytest.mark.slow
+def test_five_hundred_messages_in_ten_seconds(server, launch):  # noqa: F811
+    account = server.add_bot("Lora")
+    people = [server.add_user(f"member{n}") for n in range(40)]
+    guild = server.add_guild("Home")
+    channels = [guild.add_channel(f"channel{n}") for n in range(CHANNELS)]
+    server.enforce_rate_limits()
+    server.gateway.heartbeat_interval = 1.0
+    process = launch(token=account.token)
+    server.wait_until_connected(account, timeout=LOADING_SECONDS)
+    channels[0].wait_for_message(author=account, reply_to=channels[0].say(people[0], "lora?"))
+    memory_before = psutil.Process(process.pid).memory_info().rss
+    questions, delays, chance, began = [], [], random.Random(1), time.monotonic()
+    for number in range(MESSAGES):
+        time.sleep(max(0.0, began + number * SECONDS / MESSAGES - time.monotonic()))
+        channel, author = channels[number % CHANNELS], chance.choice(people)
+        if chance.random() < 0.25:
+            questions.append(channel.say(author, f"{number} @Lora?", mentions=[account]))
+        else:
+            channel.say(author, f"{number} and some words of talk")
+        if number % 5 == 0:
+            # Seconds until the bot's event loop has worked off all before and answered this.
+            delays.append(server.gateway.request_heartbeat())
+    assert time.monotonic() - began < 1.5 * SECONDS
+    server.wait_until(
+        lambda: all(standing(it, account) for it in questions), timeout=120, what="all answers"
+    )
+    time.sleep(3)
+    found = [standing(it, account) for it in questions]
+    counts = {how: found.count(how) for how in sorted(set(found))}
+    gap = server.longest_heartbeat_gap
+    grown = (psutil.Process(process.pid).memory_info().rss - memory_before) / 1e6
+    print(f"{len(questions)} mentions: {counts}; memory +{grown:.0f} MB")
+    print(f"a heartbeat that was asked for took {max(delays) * 1000:.0f} ms at most")
+    print(f"the others, one a second, were {gap:.2f} s apart at most")
+    assert_none_twice(questions, account)
+    assert max(delays) <= 0.1
+    assert gap < 1.5
+    assert grown < 100
+    assert server.rate_limit_violations == 0
+    process.send_signal(signal.SIGINT)
+    assert ended(process)[0] == 130
