@@ -16,6 +16,8 @@ GUILD_READY_SECONDS = 0.05  # discord.py waits 2 s for further servers
 class RunningBot:
     """A started client; `call` runs something on its event loop."""
 
+    newest = None
+
     def __init__(self, server, account, tmp_path, backend=None, chance=lambda: 1.0, **settings):
         self.server, self.account = server, account
         self.backend = backend or FakeBackend()
@@ -31,6 +33,7 @@ class RunningBot:
         self.thread = threading.Thread(target=self._run)
 
     def start(self):
+        RunningBot.newest = self
         self.thread.start()
         self.server.wait_until_connected(self.account)
         self.server.wait_until(lambda: self.client.is_ready() or self.failure, what="readiness")

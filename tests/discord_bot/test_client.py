@@ -231,6 +231,12 @@ def test_a_model_with_nothing_to_say_is_asked_thrice(server, account, alice, cha
     assert len(channel.by(account)) == 1
 
 
+def test_what_was_missed_in_quiet_hours_is_acknowledged(server, account, alice, channel, start):
+    missed = channel.say(alice, "hi lora")
+    start(quiet_hours="00:00-00:00")
+    missed.wait_until(lambda it: account in it.reactions.get(HEARD_SIGN, []))
+
+
 def test_quiet_hours_are_acknowledged(server, account, alice, channel, start):
     start(quiet_hours="00:00-00:00")
     question = channel.say(alice, "hi lora")

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from discord_bot.running_bot import RunningBot
 from discord_lora.discord_bot.channel_memory import RESET_NOTICE
 from discord_lora.discord_bot.commands import (
     MODERATORS_ONLY,
@@ -31,7 +32,11 @@ def use(server, channel):
 
 def ask(channel, account, user, text="hi lora"):
     question = channel.say(user, text)
-    return channel.wait_for_message(author=account, reply_to=question)
+    answer = channel.wait_for_message(author=account, reply_to=question)
+    # It stands in Discord before the bot has heard so.
+    journal = RunningBot.newest.client.journal
+    channel.world.wait_until(lambda: journal.answer(str(answer.id)), what="its being remembered")
+    return answer
 
 
 def test_status_and_persona_are_for_everybody(alice, start, use):

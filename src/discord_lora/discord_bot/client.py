@@ -141,13 +141,7 @@ class BotClient(discord.Client):
             self._remember_direct(message.channel.id)
         if seen.is_own or self.journal.decision(seen.id) is not None:
             return
-        decision = self.manners.hear(seen)
-        self.journal.decided(seen, decision)
-        if decision.speaks:
-            log.info("%s in channel %s: %s", seen.id, seen.channel_id, decision)
-            self.answering.take(Question(message, seen, decision))
-        elif decision.acknowledge:
-            self.answering.acknowledge(message)
+        self._decide(message, seen)
 
     async def on_raw_message_edit(self, payload: discord.RawMessageUpdateEvent) -> None:
         self.memory.saw(seen_message(payload.message, self._me().id))
@@ -252,11 +246,18 @@ class BotClient(discord.Client):
         seen = await self._with_roles(message, seen)
         if self.journal.decision(seen.id) is not None:
             return  # it came in over the gateway meanwhile
+        self._decide(message, seen, has_hourglass)
+
+    def _decide(
+        self, message: discord.Message, seen: SeenMessage, has_hourglass: bool = False
+    ) -> None:
         decision = self.manners.hear(seen)
         self.journal.decided(seen, decision)
         if decision.speaks:
-            log.info("missed: %s in channel %s: %s", seen.id, seen.channel_id, decision)
+            log.info("%s in channel %s: %s", seen.id, seen.channel_id, decision)
             self.answering.take(Question(message, seen, decision, has_hourglass))
+        elif decision.acknowledge:
+            self.answering.acknowledge(message)
 
     async def _with_roles(self, message: discord.Message, seen: SeenMessage) -> SeenMessage:
         """History does not say which roles the author has; some lists are about roles."""
