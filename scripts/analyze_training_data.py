@@ -18,14 +18,13 @@ EXAMPLES = """\
   python scripts/analyze_training_data.py                         the whole report
   python scripts/analyze_training_data.py exports/                of exports, not yet prepared
   python scripts/analyze_training_data.py --html report.html      the same with charts, to look at
-  python scripts/analyze_training_data.py --json report.json      the same figures for programs
+  python scripts/analyze_training_data.py --json report.json --timezone Europe/Berlin --no-tokens
   python scripts/analyze_training_data.py --explain 1419408018537316453
                                                      why a message has its quality score
   python scripts/analyze_training_data.py --show-sample 3         what is trained on
   python scripts/analyze_training_data.py --ready-by 07:00 --write-env
                                                      the night's plan, into .env
   python scripts/analyze_training_data.py --calibrate             and its times measured here
-  python scripts/analyze_training_data.py --timezone Europe/Berlin --no-tokens
 
 In a sample the trained tokens are green; where there is no colour they stand in >> <<.
 Sections of the JSON: source, overview, authors, lengths, activity, channels, engagement, quality,
@@ -63,12 +62,15 @@ def main() -> int | None:
     from discord_lora.analysis.report import explain, measure, report_files, report_page
     from discord_lora.analysis.report.activity import check_timezone
     from discord_lora.analysis.report.token_counts import find_token_counter
+    from discord_lora.messages.output import refuse_overwriting
 
     if args.json_keys:
         print(report_files.key_table())
         return None
     check_timezone(args.timezone)
     asked = Asked.of(args)
+    reads = (settings.training_data_path, args.account, *args.paths)
+    refuse_overwriting({"--json": args.json, "--html": args.html}, reads)
     console = make_console()
     source = report_files.training_data(
         tuple(args.paths), settings.training_data_path, args.account, console
@@ -87,15 +89,10 @@ def main() -> int | None:
             measures = measure.measure(columns, options)
             report = measure.make_report(columns, measures, options)
         explanations = [explain.explain(measures, message_id) for message_id in args.explain]
-        if args.json:
-            report_files.write_json(report, args.json)
-        if args.html:
-            from discord_lora.analysis.report.report_html import as_html
-
-            report_files.write_file(args.html, as_html(report), "--html")
+        written = report_files.write_reports(report, args.json, args.html)
         report_page.print_page(console, report)
         explain.print_explanations(console, explanations)
-        for file in filter(None, (args.json, args.html)):
+        for file in written:
             console.print(f"written: {file}", markup=False)
         if args.show_sample is not None:
             from discord_lora.analysis.report.training_view import show_training_view

@@ -60,7 +60,7 @@ def main() -> int | None:
     choice = choose.choose(measures, choose.Criteria(**wanted))
     before = choose.summarise(measures, columns.frame["train"].to_numpy())
     after = choose.summarise(measures, choice.chosen)
-    if not args.hand_pick:
+    if args.dry_run or not args.hand_pick:
         filter_page.print_choice(console, before, after, choice, remove=args.remove)
     filter_page.warn(console, report.findings)
     if not after.learned:

@@ -19,10 +19,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from discord_lora.console import UserError, make_console, run_script
+from discord_lora.console import make_console, run_script
 from discord_lora.messages.account import PrepareReport
 from discord_lora.messages.cleaning import DEFAULT_COMMAND_PREFIXES, STEPS
 from discord_lora.messages.opt_out import read_opt_outs
+from discord_lora.messages.output import refuse_overwriting
 from discord_lora.messages.prepare import PrepareOptions, prepare
 from discord_lora.messages.report import print_report, write_json
 from discord_lora.settings import load_settings
@@ -81,8 +82,8 @@ def main() -> None:
         command_prefixes=arguments.command_prefixes,
         opted_out=frozenset(read_opt_outs(load_settings().opt_out_file)),
     )
-    if arguments.json in (options.out, options.rejects):
-        raise UserError("--json: names the same file as the training data; choose another one.")
+    written = (options.out, options.rejects, options.account)
+    refuse_overwriting({"--json": arguments.json}, (*written, *options.paths))
     console = make_console()
     started = time.perf_counter()
     report = prepare_with_progress(options, console)

@@ -102,3 +102,12 @@ def test_nonsense_is_refused(words, monkeypatch, capsys):
     for wish in (["--seconds-per-step", 0], ["--hours", -1], ["--ready-by", "noon"]):
         assert run_here(monkeypatch, ANALYZE, *words, *wish) == 2
         assert wish[0] in capsys.readouterr().err
+
+
+def test_a_plan_that_cannot_be_is_not_written(words, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "my.env"
+    path.write_text("EPOCHS=9\n")
+    wish = ["--env-file", path, "--hours", 1e-9, "--write-env"]
+    assert run_here(monkeypatch, ANALYZE, *words, *wish) == 2
+    assert "Nothing is written" in capsys.readouterr().err
+    assert path.read_text() == "EPOCHS=9\n"

@@ -51,11 +51,16 @@ def write_env(path: Path, values: Mapping[str, str]) -> Path | None:
     try:
         if path.is_file():
             backup = unused_path(path.with_name(path.name + ".backup"))
-            shutil.copy2(path, backup)  # with its rights: there may be a token in it
+            shutil.copy2(path, backup)  # with its rights
             text = _decode(path.read_bytes())
-        path.write_text(_with_values(text, values), encoding="utf-8", newline="")
+        aside = path.with_name(path.name + ".part")
+        aside.touch(mode=0o600)  # there may be a token in it
+        aside.write_text(_with_values(text, values), encoding="utf-8", newline="")
+        if backup is not None:
+            shutil.copymode(backup, aside)
+        aside.replace(path)
     except OSError as error:
-        raise UserError(f"--write-env: cannot write {path} ({error}).") from None
+        raise UserError(f"--write-env: cannot write {path} ({error}); it is as it was.") from None
     return backup
 
 

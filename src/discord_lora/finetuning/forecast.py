@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from datetime import datetime
 from multiprocessing import get_context
 from pathlib import Path
@@ -54,11 +55,19 @@ def plan_the_night(asked: Asked, settings: Settings, console: Console) -> None:
     plan = forecast(settings, asked, console)
     now = datetime.now().astimezone()  # timing the machine may have taken minutes
     seconds = seconds_allowed(asked.ready_by, asked.hours, now)
-    show_plan(plan, settings, console, classic=asked.seconds_per_step or 0.0)
+    show_plan(
+        plan,
+        settings,
+        console,
+        classic=asked.seconds_per_step or 0.0,
+        has_deadline=seconds is not None,
+    )
     chosen = plan.recommendation.strategy
     if seconds is not None:
         deadline = plan_for(plan, seconds, settings.messages_per_step)
         show_deadline(deadline, plan, console, now)
+        if deadline is None and asked.write_env is not None:
+            raise UserError(f"Nothing is written into {asked.write_env}: allow more time.")
         if deadline is None:
             return
         chosen = deadline.strategy
@@ -179,7 +188,13 @@ def in_a_process_of_its_own(settings: Settings, console: Console) -> Timing:
     # What has to be fetched first is no part of the start-up that is timed.
     locate_base_model(settings.base_model, plainly(console))
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(calibrated, settings, console.quiet).result()
+        try:
+            return pool.submit(calibrated, settings, console.quiet).result()
+        except BrokenProcessPool:
+            raise UserError(
+                "--calibrate: the process that timed the model was ended from outside, most likely "
+                "for want of memory; choose a smaller BASE_MODEL, or plan without --calibrate."
+            ) from None
 
 
 def calibrated(settings: Settings, quiet: bool) -> Timing:

@@ -9,10 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from discord_lora.console import UserError
 from discord_lora.messages.account import ChannelCount, PrepareReport
 from discord_lora.messages.detect import Format
-from discord_lora.messages.output import file_hash
+from discord_lora.messages.output import file_hash, write_whole
 from discord_lora.messages.prepare import PrepareOptions
 from discord_lora.messages.sources.data_package import WHAT_IT_CAN_GIVE
 
@@ -54,13 +53,7 @@ def write_json(report: PrepareReport, training_data: Path, path: Path) -> None:
         "warnings": report.warnings,
         "channels": [_channel_as_json(count) for count in report.channels],
     }
-    try:
-        path.write_bytes(orjson.dumps(account, option=orjson.OPT_INDENT_2))
-    except OSError as error:
-        reason = (error.strerror or "not possible").lower()
-        raise UserError(
-            f"{path} cannot be written: {reason}. Choose another --json FILE."
-        ) from None
+    write_whole(path, orjson.dumps(account, option=orjson.OPT_INDENT_2), "--json")
 
 
 def _channel_as_json(count: ChannelCount) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The plan of a night: the arithmetic that everybody knows, times, deadlines."""
 
+import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -295,3 +296,17 @@ def test_the_page_fits_an_old_windows_console(capsys):
     assert "3,938 steps an epoch" in text
     assert "x 30 s = 32.8 h" in text
     assert "MAX_STEPS=0" in text
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="Windows knows one time zone")
+@pytest.mark.parametrize(("day", "hours"), [("2026-03-28", 7), ("2026-10-24", 9)])
+def test_a_deadline_is_what_the_clock_on_the_wall_shows(day, hours, monkeypatch):
+    """In these nights the clocks change between 23:00 and 07:00."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        now = datetime.fromisoformat(f"{day}T23:00").astimezone()
+        assert seconds_allowed("07:00", None, now) == hours * 3600
+    finally:
+        monkeypatch.undo()
+        time.tzset()

@@ -10,7 +10,7 @@ from discord_lora.analysis.report.columns import MessageColumns
 from discord_lora.console import UserError
 from discord_lora.env_file import unused_path
 from discord_lora.messages.opt_out import OPTED_OUT
-from discord_lora.messages.output import AtomicFile
+from discord_lora.messages.output import AtomicFile, cannot_be_written
 from discord_lora.messages.rewrite import Fate, rewrite
 from discord_lora.messages.training_data import DUPLICATE
 
@@ -54,11 +54,9 @@ def write_filtered(
                 backup = unused_path(path.with_name(f"{path.name}.backup"))
                 shutil.copy2(path, backup)
     except OSError as error:
-        reason = (error.strerror or "not possible").lower()
-        raise UserError(
-            f"{place} cannot be written: {reason}. Free some space, or choose another place with "
-            "--out FILE."
-        ) from None
+        if backup is not None:
+            backup.unlink(missing_ok=True)  # nothing was replaced
+        raise cannot_be_written(place, error, "--out") from None
     return backup
 
 

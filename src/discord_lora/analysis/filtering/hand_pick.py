@@ -21,7 +21,7 @@ from discord_lora.analysis.filtering.choose import Mask
 from discord_lora.analysis.report.measure import Measures
 from discord_lora.console import UserError, printable
 from discord_lora.messages.csv_rows import NamedRow, read_named_rows
-from discord_lora.messages.output import AtomicFile
+from discord_lora.messages.output import AtomicFile, cannot_be_written
 
 COLUMNS = ("keep", "key", "quality", "time", "channel", "author", "before", "message")
 _MESSAGES_BEFORE = 3
@@ -49,13 +49,16 @@ def write_csv(measures: Measures, chosen: Mask, timezone: str, path: Path) -> No
             f"{path} is there already, perhaps with your ticks: read it with --picked {path}, "
             "delete it, or choose another place with --out FILE."
         )
-    with AtomicFile(path) as file:
-        text = io.TextIOWrapper(file.stream, encoding="utf-8-sig", errors="replace", newline="")
-        writer = csv.writer(text, quoting=csv.QUOTE_ALL)
-        writer.writerow(COLUMNS)
-        writer.writerows(_rows(measures, chosen, timezone))
-        text.flush()
-        text.detach()
+    try:
+        with AtomicFile(path) as file:
+            text = io.TextIOWrapper(file.stream, encoding="utf-8-sig", errors="replace", newline="")
+            writer = csv.writer(text, quoting=csv.QUOTE_ALL)
+            writer.writerow(COLUMNS)
+            writer.writerows(_rows(measures, chosen, timezone))
+            text.flush()
+            text.detach()
+    except OSError as error:
+        raise cannot_be_written(path, error, "--out") from None
 
 
 def read_ticks(path: Path, ids: pl.Series) -> frozenset[str]:

@@ -102,7 +102,8 @@ def seconds_allowed(ready_by: str | None, hours: float | None, now: datetime) ->
         raise UserError(
             f"--ready-by: {ready_by} is no time of day; write HH:MM, such as 07:00."
         ) from None
-    then = datetime.combine(now.date(), wanted, now.tzinfo)
-    if then <= now:
-        then = datetime.combine(now.date() + timedelta(days=1), wanted, now.tzinfo)
-    return (then - now).total_seconds()
+    # As the clock on the wall will show it: in a night in which the clocks change, what lies
+    # between two times of day is not their difference.
+    today = datetime.combine(now.date(), wanted).timestamp()
+    tomorrow = datetime.combine(now.date() + timedelta(days=1), wanted).timestamp()
+    return (today if today > now.timestamp() else tomorrow) - now.timestamp()

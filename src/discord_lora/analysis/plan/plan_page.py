@@ -1,7 +1,7 @@
 """The plan of the night on a terminal: memory, choices, one recommendation, what to put in .env."""
 
 from dataclasses import fields
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from rich import box
 from rich.console import Console
@@ -34,8 +34,18 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def show_plan(plan: NightPlan, settings: Settings, console: Console, *, classic: float = 0) -> None:
-    """Everything but the deadline. `classic`: seconds a step that the user gave."""
+def show_plan(
+    plan: NightPlan,
+    settings: Settings,
+    console: Console,
+    *,
+    classic: float = 0,
+    has_deadline: bool = False,
+) -> None:
+    """Everything but the deadline, which has lines for .env of its own.
+
+    `classic`: seconds a step that the user gave.
+    """
     show_memory(plan, console)
     show_arithmetic(plan, settings, console, classic)
     console.print(choice_table(plan))
@@ -54,7 +64,8 @@ def show_plan(plan: NightPlan, settings: Settings, console: Console, *, classic:
             f"As it is set now: {plan.as_set.steps:,.0f} steps, {duration(taken.low)} to "
             f"{duration(taken.high)}."
         )
-    show_lines(recommendation.strategy, plan, console)
+    if not has_deadline:
+        show_lines(recommendation.strategy, plan, console)
 
 
 def show_memory(plan: NightPlan, console: Console) -> None:
@@ -129,7 +140,8 @@ def show_deadline(
         console.print("There is no time for a single step until then; allow more.")
         return
     taken = deadline.time
-    ends, latest = (now + timedelta(seconds=s) for s in (taken.total, taken.high))
+    begun = now.timestamp()
+    ends, latest = (datetime.fromtimestamp(begun + s) for s in (taken.total, taken.high))
     if deadline.is_whole:
         console.print(f"There is time for all of it: {deadline.strategy.name}.")
     else:

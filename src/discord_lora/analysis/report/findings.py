@@ -128,7 +128,7 @@ def _noise(report: DataReport) -> Iterator[Finding]:
         yield Finding(
             "noisy", "advice", noise,
             f"{percent(noise)} are links alone, commands or repeats: training without them is "
-            "shorter and better.",
+            "shorter and better (filter_training_data.py --min-quality 20).",
         )  # fmt: skip
 
 
@@ -138,7 +138,8 @@ def _repeats(report: DataReport) -> Iterator[Finding]:
         yield Finding(
             "near_repeats", "advice", repeats.near_repeats.share,
             f"{percent(repeats.near_repeats.share)} of the messages say (nearly) word for word "
-            "what an earlier one said: those sentences will be recited. Keep one of each.",
+            "what an earlier one said: those sentences will be recited. Keep one of each: "
+            "filter_training_data.py --drop-near-duplicates.",
         )  # fmt: skip
     if repeats.copypasta.share >= 0.005:
         yield Finding(

@@ -18,7 +18,7 @@ from discord_lora.analysis.report.data_report import (
 from discord_lora.console import UserError, byte_progress
 from discord_lora.messages.account import PrepareReport, account_beside
 from discord_lora.messages.opt_out import read_opt_outs
-from discord_lora.messages.output import file_hash
+from discord_lora.messages.output import file_hash, write_whole
 from discord_lora.messages.prepare import PrepareOptions, prepare
 
 
@@ -99,20 +99,15 @@ def find_account(prepared: Path) -> Preparation | None:
     return None
 
 
-def write_json(report: DataReport, path: Path) -> None:
-    """Write the report for programs. Raises UserError as `write_file`."""
-    write_file(path, as_json(report), "--json")
+def write_reports(report: DataReport, json_file: Path | None, page: Path | None) -> list[Path]:
+    """Write what was asked for; returns the files. Raises UserError when one cannot be written."""
+    if json_file:
+        write_whole(json_file, as_json(report), "--json")
+    if page:
+        from discord_lora.analysis.report.report_html import as_html  # noqa: PLC0415 - slow import
 
-
-def write_file(path: Path, content: bytes, option: str) -> None:
-    """Write what `option` of the script asked for. Raises UserError when it cannot be written."""
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        reason = (error.strerror or "not possible").lower()
-        raise UserError(
-            f"{path} cannot be written: {reason}. Choose another {option} FILE."
-        ) from None
+        write_whole(page, as_html(report), "--html")
+    return [path for path in (json_file, page) if path]
 
 
 def key_table() -> str:
