@@ -2,12 +2,22 @@
 
 import re
 import signal
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import pairwise
 
 import pytest
 
+from discord_lora.adapter_folder import find_adapter, read_run_info
+from discord_lora.base_model import load_tokenizer
+from discord_lora.conversations.build import Conversation
+from discord_lora.conversations.prompt_format import PromptFormat
 from discord_lora.discord_bot.start_up import PERMISSIONS, PORTAL
+from discord_lora.messages.record import Message
+from discord_lora.model_location import locate_base_model
+from discord_lora.sample import sample_chat_export
 from fake_discord import FakeDiscord, Intents
-from run_scripts import run_here, start, tiny_model_folder, write_chat
+from run_scripts import ROOT, run_here, start, tiny_model_folder, write_chat
 
 SCRIPT = "src/bot.py"
 LOADING_SECONDS = 60
@@ -124,3 +134,70 @@ def test_it_lives_in_discord_and_leaves_with_a_goodbye(server, launch, tmp_path)
     assert "answered" in log
     assert account.token not in log + out + error
     assert "hello" not in log  # what members write is no matter of the log
+
+
+@pytest.mark.slow
+def test_the_sample_model_trained_on_real_chat_streams_its_answers(server, launch, tmp_path):
+    """Also: the prompt is the one that the trainer's function makes of the same messages."""
+    adapters = train_on_the_sample_chat(tmp_path)
+    owner, alice, bob = (server.add_user(name) for name in ("olga", "alice", "bob"))
+    account = server.add_bot("Bison", owner=owner)
+    channel = server.add_guild("Home").add_channel("general")
+    server.enforce_rate_limits()
+    process = launch(
+        token=account.token, OUTPUT_DIR=str(adapters), REPLY_STYLE="stream", MAX_REPLY_TOKENS="60"
+    )
+    server.wait_until_connected(account, timeout=2 * LOADING_SECONDS)
+    channel.say(bob, "what are we doing tonight?")
+    question = channel.say(alice, "@Bison tell us everything!", mentions=[account])
+    answer = channel.wait_for_message(author=account, reply_to=question, timeout=200)
+    reason = server.use_command(owner, channel, "why", message=str(answer.id))
+    reason.wait_for_response()
+    direct = server.open_dm(bob, account)
+    direct.wait_for_message(author=account, reply_to=direct.say(bob, "hey"), timeout=200)
+    asked = [message(it.author, it.content) for it in channel.messages[:2]]
+    asked[1] = replace(asked[1], content="@Bison tell us everything!")
+    assert prompt_of_training(adapters, account, asked) in reason.wait_for_answer().content
+    process.send_signal(signal.SIGTERM)
+    assert ended(process)[0] == 130
+    times = [answer.at, *(it.at for it in answer.edits)]
+    assert all(later - before > 1.0 for before, later in pairwise(times))
+    assert server.rate_limit_violations == 0
+    for line in (*channel.messages, *direct.messages):
+        print(f"{line.author.name}: {line.content}")
+
+
+def train_on_the_sample_chat(folder):
+    """OUTPUT_DIR with an adapter of the built-in model, trained for some steps on real chat."""
+    exports = sample_chat_export(ROOT, print)
+    data = folder / "training_data.jsonl"
+    options = ["--env-file", "scripts/quickstart.env", "--training-data-path", data]
+    options += ["--output-dir", folder / "trained", "--logs-dir", folder / "logs"]
+    options += ["--max-steps", 6, "--max-validation-messages", 8]
+    for script, *words in (
+        ("scripts/prepare_training_data.py", exports, "--out", data),
+        ("training/train_lora.py", *options),
+    ):
+        process = start(script, *words)
+        out, error = process.communicate(timeout=600)
+        assert process.returncode == 0, out + error
+    return folder / "trained"
+
+
+def message(author, text):
+    return Message(
+        id=text, guild="", channel_id="", channel="", timestamp=datetime.now(UTC),
+        author_id=str(author.id), author=author.global_name, content=text,
+    )  # fmt: skip
+
+
+def prompt_of_training(adapters, account, messages):
+    """Rendered as training renders, the mention of the bot under the voice's name."""
+    folder = find_adapter(adapters)
+    info = read_run_info(folder)
+    tokenizer = load_tokenizer(locate_base_model(info.base_model, print))
+    last = messages[-1]
+    renamed = replace(last, content=last.content.replace("@Bison", f"@{info.voice.name}"))
+    render = PromptFormat(tokenizer, info.voice)
+    token_ids = render.encode_prompt(Conversation("c", "c", (*messages[:-1], renamed)))
+    return tokenizer.decode(token_ids)
