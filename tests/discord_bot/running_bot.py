@@ -29,6 +29,7 @@ class RunningBot:
         self.settings = load_settings({**defaults, **settings}, None)
         self.chance = chance
         self.failure = None
+        self.client = None
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self._run)
 
@@ -36,7 +37,10 @@ class RunningBot:
         RunningBot.newest = self
         self.thread.start()
         self.server.wait_until_connected(self.account)
-        self.server.wait_until(lambda: self.client.is_ready() or self.failure, what="readiness")
+        # An earlier bot of this account may still count as connected.
+        self.server.wait_until(
+            lambda: (self.client and self.client.is_ready()) or self.failure, what="readiness"
+        )
         return self
 
     def call(self, coroutine, timeout=20):
