@@ -25,7 +25,9 @@ PIECES = st.sampled_from(
     ["a", "word ", "🦆", "end. ", "line\n", "\n\n", "  ", "```", "\n```PY\n", "```\n", "`x`", "``",
      "e\u0301", "x" * 90, "一" * 40, "👩\u200d👩\u200d👧", "    indented\n", "-", "````"]
 )  # fmt: skip
-TEXTS = st.lists(PIECES, max_size=60).map("".join)
+_WORD_AT_FENCE = re.compile(r"(```+)(?=[^\s`A-Z])")
+"""What follows three backticks at once is their language, too, and stands there again."""
+TEXTS = st.lists(PIECES, max_size=60).map(lambda it: _WORD_AT_FENCE.sub(r"\1\n", "".join(it)))
 LIMITS = st.integers(64, 200)
 
 
