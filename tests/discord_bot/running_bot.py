@@ -31,7 +31,7 @@ class RunningBot:
         self.failure = None
         self.client = None
         self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self._run)
+        self.thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self):
         RunningBot.newest = self
