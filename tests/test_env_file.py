@@ -41,3 +41,11 @@ def test_writing_values_makes_a_file_where_there_is_none(tmp_path):
     assert path.read_text() == "EPOCHS=2\n"
     with pytest.raises(UserError, match="cannot write"):
         write_env(tmp_path / "nowhere" / ".env", {"EPOCHS": "2"})
+
+
+def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path):
+    """It may hold a token."""
+    (tmp_path / "my.env").mkdir()
+    with pytest.raises(UserError, match="cannot write"):
+        write_env(tmp_path / "my.env", {"EPOCHS": "2"})
+    assert [path.name for path in tmp_path.iterdir()] == ["my.env"]

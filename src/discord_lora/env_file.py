@@ -8,6 +8,7 @@ import itertools
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from dotenv.parser import parse_stream
@@ -48,12 +49,12 @@ def write_env(path: Path, values: Mapping[str, str]) -> Path | None:
         UserError: it cannot be written.
     """
     backup, text = None, ""
+    aside = path.with_name(path.name + ".part")
     try:
         if path.is_file():
             backup = unused_path(path.with_name(path.name + ".backup"))
             shutil.copy2(path, backup)  # with its rights
             text = _decode(path.read_bytes())
-        aside = path.with_name(path.name + ".part")
         aside.touch(mode=0o600)  # there may be a token in it
         aside.write_text(_with_values(text, values), encoding="utf-8", newline="")
         if backup is not None:
@@ -61,6 +62,9 @@ def write_env(path: Path, values: Mapping[str, str]) -> Path | None:
         aside.replace(path)
     except OSError as error:
         raise UserError(f"--write-env: cannot write {path} ({error}); it is as it was.") from None
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
     return backup
 
 
