@@ -146,6 +146,12 @@ class Settings(BaseSettings):
         "auto", description="tokens that go through the model at once; auto: as memory allows"
     )
     seed: int = Field(42, ge=0, lt=2**32, description="same seed, same data order and dropout")
+    eval_every_steps: int = Field(
+        0, ge=0, description="steps between two measurements of the held-out loss; 0: each epoch"
+    )
+    early_stopping_patience: int = Field(
+        0, ge=0, description="stop after this many measurements without a better one; 0: never"
+    )
 
     # The replies
     temperature: float = Field(
@@ -228,9 +234,16 @@ class Settings(BaseSettings):
     # The run
     output_dir: Path = Field(Path("adapters"), description="adapters are written below this folder")
     run_name: str = Field("", description="folder of this run; empty: from persona and model")
-    logs_dir: Path = Field(Path("logs"), description="training.log, metrics.jsonl, TensorBoard")
+    logs_dir: Path = Field(Path("logs"), description="training.log, history, report, TensorBoard")
     save_every_steps: Positive = Field(50, description="steps between two checkpoints")
+    save_total_limit: int = Field(
+        2, ge=2, description="newest checkpoints that are kept, beside the best one"
+    )
     log_every_steps: Positive = Field(10, description="steps between two lines in training.log")
+    sample_answers: int = Field(
+        3, ge=0, le=20, description="held-out questions answered at each checkpoint; 0: none"
+    )
+    keep_awake: bool = Field(True, description="keep the computer from sleeping while it trains")
 
     model_config = SettingsConfigDict(
         extra="forbid", env_ignore_empty=True, hide_input_in_errors=True, frozen=True
