@@ -5,70 +5,31 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import Accelerator
-from peft import LoraConfig, get_peft_model
-from transformers import get_scheduler
 
-from discord_lora.analysis.plan.memory import ActivationBytes, MemoryPlan
-from discord_lora.console import UserError
-from discord_lora.conversations.build import build_conversations
 from discord_lora.conversations.examples import Limits, make_examples
 from discord_lora.conversations.packing import collate, divide, idle_batch, pack, plan_training
-from discord_lora.conversations.prompt_format import PromptFormat, persona_voice, server_voice
-from discord_lora.finetuning.fast_paths import choose_paths
+from discord_lora.conversations.prompt_format import PromptFormat, persona_voice
 from discord_lora.finetuning.loop import Events, accumulate_gradients, evaluate, fit
 from discord_lora.finetuning.out_of_memory import (
     largest_row,
     optimizer_states_to_come,
     try_largest,
 )
-from discord_lora.finetuning.training_model import TrainingModel
-from discord_lora.finetuning.training_state import TrainingState, restore, snapshot
+from discord_lora.finetuning.training_state import restore, snapshot
 from discord_lora.inference.backend import Request, Sampling
 from discord_lora.inference.local_backend import LocalBackend
-from fakes import chatter, conversation, make_model, make_tokenizer, say
+from fakes import conversation, say
+from finetuning_state import TOKENIZER, make_state, weights
 
-TOKENIZER = make_tokenizer()
 
-
-def make_state(*, dropout=0.0, packing=True, budget=400, epochs=1.0, rate=1e-2, seed=3, plan=None):
-    prompt_format = PromptFormat(TOKENIZER, server_voice("Bot"))
-    conversations = build_conversations(chatter(120), 30)
-    examples = make_examples(conversations, prompt_format, Limits(256, 32, max_targets=8))
-    plan = plan or plan_training(
-        examples, messages_per_step=8, epochs=epochs, max_steps=0, seed=seed
-    )
-    torch.manual_seed(0)
-    config = LoraConfig(
-        task_type="CAUSAL_LM", r=4, lora_dropout=dropout, target_modules="all-linear"
-    )
-    model = TrainingModel(get_peft_model(make_model(), config))
-    assert choose_paths(model).packing
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
-    scheduler = get_scheduler("cosine", optimizer, 2, plan.steps)
-    accelerator = Accelerator(cpu=True)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    return TrainingState(
-        accelerator=accelerator,
-        model=model,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        plan=plan,
-        validation=examples[:6],
-        memory=MemoryPlan(budget, 0, 0.0, ActivationBytes(2, 100.0, 10.0, 10.0)),
-        token_budget=budget,
-        packing=packing,
-    )
+def nobody(_what, _sentence):
+    """Is told of incidents that a test is not about."""
 
 
 def gradients(state, examples):
     state.optimizer.zero_grad()
     accumulate_gradients(state, examples)
     return {n: p.grad.clone() for n, p in state.trainable().items() if p.grad is not None}
-
-
-def weights(state):
-    return {name: p.detach().clone() for name, p in state.trainable().items()}
 
 
 def wake_up(state):
@@ -123,7 +84,7 @@ def test_packing_changes_neither_the_steps_nor_the_adapter():
     ends = []
     for packing in (True, False):
         state = make_state(packing=packing)
-        assert fit(state, Events())
+        assert fit(state, Events()) == "finished"
         ends.append(weights(state))
         assert state.scheduler.last_epoch == state.plan.steps == 15
     for name, value in ends[0].items():
@@ -147,77 +108,32 @@ def test_a_stopped_run_goes_on_bit_for_bit():
     first = make_state(dropout=0.1, epochs=2)
     events = Events(save=lambda step: kept.append(snapshot(first, step, {})))
     events.stop_requested = lambda: first.scheduler.last_epoch == 7
-    assert not fit(first, events)
+    assert fit(first, events) == "stopped"
     assert [c.step for c in kept] == [7]
 
     second = make_state(dropout=0.1, epochs=2)
     restore(second, kept[0])
-    assert fit(second, Events(), first_step=7)
+    assert fit(second, Events(), first_step=7) == "finished"
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(second)[name]), name
 
 
-def run_out_of_memory(state, when):
-    """Let the model's pass over a micro-batch fail whenever `when` says so."""
-
-    def fail(_model, _inputs):
-        if when():
-            raise torch.OutOfMemoryError("planted")
-
-    state.model.register_forward_pre_hook(fail)
-
-
-def test_out_of_memory_repeats_the_step_in_smaller_pieces():
-    state, undisturbed = make_state(budget=400), make_state(budget=400)
-    failures = iter([False, True, False, False, True])
-    run_out_of_memory(state, lambda: next(failures, False))
-    budgets = []
-    fit(state, Events(budget_halved=budgets.append))
-    fit(undisturbed, Events())
-    assert budgets == [200, 100]
-    for name, value in weights(undisturbed).items():
-        assert torch.allclose(value, weights(state)[name], atol=1e-5), name
-
-
-def test_an_example_that_never_fits_ends_in_one_sentence():
-    state = make_state()
-    run_out_of_memory(state, lambda: True)
-    with pytest.raises(UserError, match="lower MAX_SEQ_LENGTH"):
-        fit(state, Events())
-
-
-@pytest.mark.parametrize("read_every_steps", [1, 1000])
-def test_a_loss_that_is_not_finite_ends_in_one_sentence_and_saves_nothing(read_every_steps):
-    state = make_state()
-    saved = []
-    with torch.no_grad():
-        state.training_model.causal_model.get_input_embeddings().weight.fill_(torch.nan)
-    with pytest.raises(UserError, match=r"The loss of step 1 is nan.*lower LEARNING_RATE"):
-        fit(state, Events(save=saved.append, save_every_steps=3, read_every_steps=read_every_steps))
-    assert saved == []
-
-
-def test_losses_are_read_when_they_are_due():
-    losses = []
-    fit(
-        make_state(),
-        Events(
-            stepped=lambda result, loss: losses.append((result.step, loss is None)),
-            save_every_steps=6,
-            read_every_steps=4,
-        ),
-    )
-    assert [step for step, unread in losses if not unread] == [4, 6, 8, 12, 15]
-
-
 def test_checkpoints_are_asked_for_on_time():
-    saved, epochs = [], []
+    saved, measured = [], []
     fit(
         make_state(epochs=2),
-        Events(save=saved.append, epoch_ended=epochs.append, save_every_steps=4),
+        Events(save=saved.append, measure=measured.append, save_every_steps=4),
     )
     assert saved == [4, 8, 12, 15, 16, 20, 24, 28, 30]
-    assert epochs == [15]
+    assert measured == [15]
+
+
+def test_the_held_out_loss_is_measured_as_often_as_asked_and_may_end_the_run():
+    saved, measured = [], []
+    events = Events(save=saved.append, save_every_steps=100, eval_every_steps=4)
+    events.measure = lambda step: measured.append(step) or step == 12
+    assert fit(make_state(epochs=2), events) == "early"
+    assert saved == measured == [4, 8, 12]
 
 
 def test_the_trained_model_says_its_line_and_stops_by_itself():
@@ -237,20 +153,11 @@ def test_the_trained_model_says_its_line_and_stops_by_itself():
     backend.close_now()
 
 
-def test_single_examples_that_do_not_fit_are_not_tried_again():
-    tries = []
-    state = make_state(packing=False)
-    run_out_of_memory(state, lambda: not tries.append(1))
-    with pytest.raises(UserError, match="GRADIENT_CHECKPOINTING"):
-        evaluate(state)
-    assert len(tries) == 1
-
-
 def test_the_largest_micro_batch_is_tried_before_anything_is_learned():
     state = make_state(budget=100)
     before, seen = weights(state), []
     state.model.register_forward_pre_hook(lambda _model, inputs: seen.append(inputs[0]))
-    tokens = try_largest(state, lambda _tokens: None)
+    tokens = try_largest(state, nobody)
     rows = [row for step in state.plan.walk() for row in pack(step, 100)]
     assert tokens == max(sum(map(len, row)) for row in rows) == seen[0].input_ids.shape[1]
     assert len(seen) == 1
@@ -296,16 +203,6 @@ def test_an_idle_batch_adds_nothing(fast):
     assert all(float(p.grad.abs().max()) == 0.0 for p in state.trainable().values())
 
 
-def test_what_does_not_fit_is_found_out_at_the_start():
-    state = make_state(budget=400)
-    failures = iter([True, True, False])
-    run_out_of_memory(state, lambda: next(failures))
-    budgets = []
-    try_largest(state, budgets.append)
-    assert budgets == [200, 100]
-    assert state.token_budget == 100
-
-
 @pytest.mark.parametrize("budget", [64, 256, 4096])
 def test_the_token_budget_does_not_change_what_is_learned(budget):
     state, reference = make_state(budget=budget, epochs=2), make_state(budget=1000, epochs=2)
@@ -327,7 +224,7 @@ def test_room_for_the_optimizer_is_held_while_the_largest_is_tried():
         held.append(any(it.dtype == torch.uint8 and it.nbytes == size for it in tensors))
 
     hook = state.model.register_forward_pre_hook(look)
-    try_largest(state, lambda _tokens: None)
+    try_largest(state, nobody)
     hook.remove()
     assert held == [True]
     fit(state, Events())

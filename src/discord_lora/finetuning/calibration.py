@@ -45,7 +45,9 @@ def calibrate(
         hardware: where it runs.
         progress: is called with the micro-batches done and all of them.
     """
-    largest_row = try_largest(state, lambda _tokens: None)  # also makes thread pools, fills caches
+    largest_row = try_largest(
+        state, lambda _what, _sentence: None
+    )  # also makes thread pools, fills caches
     start_up = seconds_since_start()  # as a run counts it
     rows = chosen_rows(state)
     _timed(state, rows[-1], hardware)  # gradients for the optimizer
@@ -172,5 +174,5 @@ def _optimizer_seconds(state: TrainingState, hardware: Hardware) -> float:
 def _save_seconds(state: TrainingState) -> float:
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        save_checkpoint(Path(folder), snapshot(state, 1, {"losses": {}}))
+        save_checkpoint(Path(folder), snapshot(state, 1, {}))
         return time.perf_counter() - began

@@ -90,6 +90,12 @@ def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, damaged
 
 
+def load_step(folder: Path, step: int) -> Checkpoint | None:
+    """The checkpoint of this step, or None if it is gone or damaged."""
+    path = folder / f"step-{step:08d}"
+    return _load(path) if is_whole(path) else None
+
+
 def is_whole(path: Path) -> bool:
     """True if each file of the checkpoint has the hash that the manifest recorded."""
     try:

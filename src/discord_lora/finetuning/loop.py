@@ -9,17 +9,28 @@ and never the result.
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
-from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
-from discord_lora.finetuning.out_of_memory import in_pieces_that_fit
+from discord_lora.conversations.packing import MicroBatch, collate, divide
+from discord_lora.finetuning.mishaps import BAD_STEPS_IN_A_ROW, Incident, name_of
+from discord_lora.finetuning.out_of_memory import (
+    Row,
+    in_rows_that_fit,
+    largest_row,
+    make_room,
+    may_repeat,
+    unless_memory_runs_out,
+)
 from discord_lora.finetuning.processes import anywhere, is_sharded, smallest
 from discord_lora.finetuning.training_state import TrainingState
+
+Ending = Literal["finished", "stopped", "early"]
+"""The plan is done; a stop was asked for; the held-out loss gets no better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +39,8 @@ class StepResult:
 
     step: int
     """Steps done, this one included."""
-    loss: Tensor
-    """Mean over the step's target tokens, nats; this process's share of it. On the device still:
-    reading it makes the card wait."""
+    loss: float | None
+    """Mean over the step's target tokens, nats; None where nothing was learned."""
     learning_rate: float
     messages: int
     tokens: int
@@ -53,121 +63,146 @@ class HeldOutLoss:
 
 @dataclass(slots=True)
 class Events:
-    """What the loop tells the outside; each call returns quickly."""
+    """What the loop tells and asks the outside; each call but `measure` and `save` is quick."""
 
-    stepped: Callable[[StepResult, float | None], None] = lambda _result, _loss: None
-    """After each step, with its loss where it was read."""
+    stepped: Callable[[StepResult], None] = lambda _result: None
     save: Callable[[int], None] = lambda _step: None
-    epoch_ended: Callable[[int], None] = lambda _step: None
-    budget_halved: Callable[[int], None] = lambda _tokens: None
+    measure: Callable[[int], bool] = lambda _step: False
+    """Measures the held-out loss; True: it gets no better, train no further."""
+    go_back: Callable[[], int] | None = None
+    """To the last checkpoint, with a lower rate; returns its step. None: there is none."""
+    incident: Incident = lambda _what, _sentence: None
     stop_requested: Callable[[], bool] = lambda: False
     save_every_steps: int = 50
-    read_every_steps: int = 1
-    """How often the losses are read from the device."""
+    eval_every_steps: int = 0
+    """0: at the end of each epoch."""
 
 
-def fit(state: TrainingState, events: Events, first_step: int = 0) -> bool:
+def fit(state: TrainingState, events: Events, first_step: int = 0) -> Ending:
     """Train from `first_step` (steps already done) to the end of the plan.
 
-    Returns True when the plan is finished, False when a stop was asked for; all is saved then.
+    However it ends, all is saved.
 
     Raises:
-        UserError: a loss is not finite, or an example does not fit into memory.
+        UserError: losses stay infinite, or too many examples cannot be used.
     """
+    done = first_step
+    while done < state.plan.steps:
+        ending, done = _walk(state, events, done)
+        if ending:
+            return ending
+    return "finished"
+
+
+def _walk(state: TrainingState, events: Events, first_step: int) -> tuple[Ending | None, int]:
+    """Train until something ends it or sends it back; returns also the step to go on after."""
     plan = state.plan
-    losses = _UnreadLosses(state.accelerator)
     for step, examples in enumerate(plan.walk(first_step), start=first_step + 1):
-        result = train_step(state, events, step, examples)
-        losses.add(result)
-        epoch_ends = plan.ends_epoch(step) and step < plan.steps
-        stop = anywhere(state.accelerator, events.stop_requested()) and step < plan.steps
-        save = stop or epoch_ends or step == plan.steps or step % events.save_every_steps == 0
-        # Before anything is saved, too: no checkpoint may hold what a bad loss did.
-        due = save or step % events.read_every_steps == 0
-        events.stepped(result, losses.read() if due else None)
-        if epoch_ends:
-            events.epoch_ended(step)
-        if save:
+        events.stepped(train_step(state, events.incident, step, examples))
+        if state.mishaps.bad_steps_in_a_row >= BAD_STEPS_IN_A_ROW:
+            return None, _go_back(state, events, step)
+        last = step == plan.steps
+        stop = anywhere(state.accelerator, events.stop_requested()) and not last
+        measure = not last and _is_due(events.eval_every_steps, step, plan.ends_epoch(step))
+        done = measure and events.measure(step)
+        # What was saved in the middle of trouble would be no place to go back to.
+        well = not state.mishaps.bad_steps_in_a_row
+        due = measure or step % events.save_every_steps == 0
+        if stop or done or last or (due and well):
+            state.mishaps.note_checkpoint(step)
             events.save(step)
-        if stop:
-            return False
-    return True
+        if stop or done:
+            return ("early" if done else "stopped"), step
+    return "finished", plan.steps
 
 
-@dataclass(slots=True)
-class _UnreadLosses:
-    """Losses that are still on the device."""
+def _is_due(every_steps: int, step: int, epoch_ends: bool) -> bool:
+    return step % every_steps == 0 if every_steps else epoch_ends
 
-    accelerator: Accelerator
-    results: list[StepResult] = field(default_factory=list)
 
-    def add(self, result: StepResult) -> None:
-        self.results.append(result)
-
-    def read(self) -> float:
-        """The newest loss, of all processes together.
-
-        Raises:
-            UserError: one of the losses since the last reading is not finite.
-        """
-        parts = torch.stack([result.loss for result in self.results])
-        losses = self.accelerator.reduce(parts, reduction="sum").tolist()
-        for result, loss in zip(self.results, losses, strict=True):
-            if not math.isfinite(loss):
-                raise UserError(
-                    f"The loss of step {result.step} is {loss}, and nothing can be learned from "
-                    "that. Start over with a lower LEARNING_RATE (--fresh, or another RUN_NAME to "
-                    "keep this run)."
-                )
-        self.results.clear()
-        return float(losses[-1])
+def _go_back(state: TrainingState, events: Events, step: int) -> int:
+    """Where to go on after too many bad steps; without a checkpoint, where the run is."""
+    rate = state.scheduler.base_lrs[0]
+    precision = state.accelerator.mixed_precision
+    state.mishaps.note_return(rate, "fp32" if precision == "no" else precision)
+    return events.go_back() if events.go_back else step
 
 
 def train_step(
-    state: TrainingState, events: Events, step: int, examples: Sequence[TokenizedExample]
+    state: TrainingState, incident: Incident, step: int, examples: Sequence[TokenizedExample]
 ) -> StepResult:
-    """One optimizer step. Out of memory repeats it in half as large pieces.
+    """One optimizer step; what memory has no room for is done in smaller pieces.
+
+    A step whose loss or gradient is not finite changes nothing, and the rate stays where it is.
 
     Raises:
-        UserError: a single example does not fit into memory.
+        UserError: too many examples cannot be used.
     """
     learning_rate = state.scheduler.get_last_lr()[0]
-
-    def attempt() -> Tensor:
-        # Dropout is a function of seed and step, so a resumed run repeats it without saved state.
-        torch.manual_seed(
-            (state.plan.seed * 1_000_003 + step) * state.accelerator.num_processes
-            + state.accelerator.process_index
-        )
-        state.optimizer.zero_grad(set_to_none=True)
-        return accumulate_gradients(state, examples)
-
-    loss = in_pieces_that_fit(
-        state,
-        examples,
-        attempt,
-        events.budget_halved,
-        # Processes that exchange gradients in the middle of it cannot begin it anew one by one.
-        may_repeat=state.accelerator.num_processes == 1,
-    )
-    if state.max_grad_norm:
-        state.accelerator.clip_grad_norm_(state.trainable().values(), state.max_grad_norm)
-    state.optimizer.step()
-    if not state.accelerator.optimizer_step_was_skipped:  # fp16 found its scale too high
-        state.scheduler.step()
+    examples = state.usable(examples, incident)
+    loss = _gradients(state, incident, step, examples) if examples else None
+    if loss is None:
+        return StepResult(step, None, learning_rate, 0, 0)
+    accelerator = state.accelerator
+    mean = float(accelerator.reduce(loss, reduction="sum"))
+    # Without a limit it is the norm that is wanted.
+    limit = state.max_grad_norm or math.inf
+    norm = float(accelerator.clip_grad_norm_(state.trainable().values(), limit))
+    bad = what_is_not_finite(state, mean, norm)
+    if not bad or accelerator.scaler is not None:  # the scaler leaves such a step out by itself
+        state.optimizer.step()
+    if bad:
+        state.mishaps.note_bad_step(step, examples, bad, incident)
+    else:
+        state.mishaps.note_good_step()
+        if not accelerator.optimizer_step_was_skipped:  # fp16 found its scale too high
+            state.scheduler.step()
     state.optimizer.zero_grad(set_to_none=True)
     return StepResult(
         step=step,
-        loss=loss,
+        loss=None if bad else mean,
         learning_rate=learning_rate,
         messages=sum(example.targets for example in examples),
         tokens=sum(map(len, examples)),
     )
 
 
+def what_is_not_finite(state: TrainingState, loss: float, norm: float) -> str:
+    """In words, or empty. (With fp16, infinite gradients are how the scale is found.)"""
+    if not math.isfinite(loss):
+        return f"its loss is {loss}"
+    scaler = state.accelerator.scaler
+    if not math.isfinite(norm) and (scaler is None or scaler.get_scale() <= 1):
+        return f"its gradient's norm is {norm}"
+    return ""
+
+
+def _gradients(
+    state: TrainingState, incident: Incident, step: int, examples: Sequence[TokenizedExample]
+) -> Tensor | None:
+    """The step's gradients; returns this process's share of its loss, None if all was set aside."""
+
+    def begin() -> None:
+        # Dropout is a function of seed and step, so a resumed run repeats it without saved state.
+        torch.manual_seed(
+            (state.plan.seed * 1_000_003 + step) * state.accelerator.num_processes
+            + state.accelerator.process_index
+        )
+        state.optimizer.zero_grad(set_to_none=True)
+        state.model.train()
+
+    begin()
+    loss = unless_memory_runs_out(lambda: accumulate_gradients(state, examples))
+    if loss is None:
+        may_repeat(state)
+        make_room(state, largest_row(state, [examples]), 1, incident)
+        begin()
+        loss = accumulate_row_by_row(state, incident, examples)
+    return loss
+
+
 def accumulate_gradients(state: TrainingState, examples: Sequence[TokenizedExample]) -> Tensor:
     """Add the gradients of one step's loss; returns this process's share of that loss."""
-    state.model.train()
     accelerator = state.accelerator
     targets = sum(example.trained_tokens for example in examples)
     batches = state.micro_batches(examples)
@@ -182,44 +217,80 @@ def accumulate_gradients(state: TrainingState, examples: Sequence[TokenizedExamp
     return total
 
 
+def accumulate_row_by_row(
+    state: TrainingState, incident: Incident, examples: Sequence[TokenizedExample]
+) -> Tensor | None:
+    """The same where memory runs out: a row that fails in the middle leaves nothing behind.
+
+    It takes a second set of gradients, which is why it is not the usual way. Returns None if all
+    examples had to be set aside.
+    """
+    accelerator = state.accelerator
+    targets = sum(example.trained_tokens for example in examples)
+    sums: dict[Tensor, Tensor] = {}
+    losses: list[Tensor] = []
+
+    def run_row(row: Row) -> None:
+        state.optimizer.zero_grad(set_to_none=True)
+        loss = state.model(collate(row).to(accelerator.device)) * (1 / targets)
+        accelerator.backward(loss)
+        for parameter in state.trainable().values():
+            if parameter.grad is not None:
+                before = sums.get(parameter)
+                sums[parameter] = parameter.grad if before is None else before.add_(parameter.grad)
+        losses.append(loss.detach())
+
+    in_rows_that_fit(state, examples, run_row, incident)
+    state.optimizer.zero_grad(set_to_none=True)
+    if not losses:
+        return None
+    aside = state.mishaps.set_aside
+    left = sum(e.trained_tokens for e in examples if name_of(e) not in aside)
+    for parameter, gradient in sums.items():
+        parameter.grad = gradient if left == targets else gradient.mul_(targets / left)
+    return torch.stack(losses).sum() * (targets / left)
+
+
 def evaluate(
     state: TrainingState,
     watch: Callable[[int], None] = lambda _messages: None,
-    budget_halved: Callable[[int], None] = lambda _tokens: None,
+    incident: Incident = lambda _what, _sentence: None,
 ) -> HeldOutLoss | None:
     """Loss on the held-out examples; None if there are none.
 
     `watch` is called with the number of messages measured so far; what it raises passes through.
     """
-    if not state.validation:
+    examples = state.usable(state.validation, incident)
+    if not examples:
         return None
-    loss = in_pieces_that_fit(
-        state,
-        state.validation,
-        lambda: _evaluate(state, watch),
-        budget_halved,
-        may_repeat=not is_sharded(state.accelerator),
-    )
-    state.token_budget = smallest(state.accelerator, state.token_budget)
-    return loss
-
-
-def _evaluate(state: TrainingState, watch: Callable[[int], None]) -> HeldOutLoss:
     state.model.eval()
-    nats = torch.zeros((), dtype=torch.float64, device=state.accelerator.device)
-    measured = 0.0
-    messages = sum(example.targets for example in state.validation)
-    batches = state.micro_batches(state.validation)
-    tokens = sum(example.trained_tokens for example in state.validation)
-    for batch in batches:
+    accelerator = state.accelerator
+    nats = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+    tokens = sum(example.trained_tokens for example in examples)
+    messages = sum(example.targets for example in examples)
+    measured = 0
+
+    def run_row(row: Row) -> None:
+        measure(collate(row).to(accelerator.device))
+
+    def measure(batch: MicroBatch) -> None:
+        nonlocal measured
         with torch.no_grad():
-            nats += state.training_model(batch)
+            nats.add_(state.training_model(batch))
         measured += len(batch.labels)
-        watch(round(messages * measured * state.accelerator.num_processes / tokens))
-    total = float(state.accelerator.reduce(nats, reduction="sum"))
-    characters = sum(example.characters for example in state.validation)
+        watch(round(messages * measured * accelerator.num_processes / tokens))
+
+    if is_sharded(accelerator):  # all processes meet in each pass, so that none can be repeated
+        for batch in state.micro_batches(examples):
+            measure(batch)
+    else:
+        part = divide(examples, accelerator.num_processes)[accelerator.process_index]
+        in_rows_that_fit(state, part, run_row, incident)
+    state.token_budget = smallest(accelerator, state.token_budget)
+    total = float(accelerator.reduce(nats, reduction="sum"))
+    kept = state.usable(examples, incident)
     return HeldOutLoss(
-        nats_per_token=total / max(tokens, 1),
-        bits_per_character=total / math.log(2) / max(characters, 1),
-        messages=messages,
+        nats_per_token=total / max(sum(example.trained_tokens for example in kept), 1),
+        bits_per_character=total / math.log(2) / max(sum(e.characters for e in kept), 1),
+        messages=sum(example.targets for example in kept),
     )

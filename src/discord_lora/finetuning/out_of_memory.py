@@ -1,6 +1,8 @@
 """Out of memory is no reason to lose a step: the same mathematics in smaller pieces."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -8,46 +10,51 @@ from torch import Tensor
 
 from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
-from discord_lora.conversations.packing import collate, shares
+from discord_lora.conversations.packing import collate, pack, shares
+from discord_lora.finetuning.activations import checkpoint_layers, checkpointing_layers
+from discord_lora.finetuning.mishaps import TRIES_ALONE, Incident
 from discord_lora.finetuning.processes import is_sharded, smallest
 from discord_lora.finetuning.training_state import TrainingState
 from discord_lora.hardware import is_out_of_memory
 
 Result = TypeVar("Result")
+Row = list[TokenizedExample]
 
 
-def try_largest(
-    state: TrainingState, budget_halved: Callable[[int], None], first_step: int = 0
-) -> int:
+def try_largest(state: TrainingState, incident: Incident, first_step: int = 0) -> int:
     """Pass the largest micro-batch of the rest of the run forth and back, and learn nothing.
 
     What would run out of memory at hour nine does so now, in each process by itself; they go on
     with the smallest token budget that they found. Returns that micro-batch's tokens.
 
     Raises:
-        UserError: a single example does not fit into memory.
+        UserError: examples do not fit into memory one by one.
     """
-    steps = list(state.plan.walk(first_step))
-
-    def attempt() -> int:
-        row = largest_row(state, steps)
-        # The model itself: no exchange of gradients in which the others would wait in vain.
-        # (Sharded weights come in no other way; there memory that runs out ends the run.)
-        model = state.training_model
-        model.train()
-        state.accelerator.backward(model(collate(row).to(state.accelerator.device)))
-        return sum(map(len, row))
-
+    steps = [state.usable(examples, incident) for examples in state.plan.walk(first_step)]
     taken = optimizer_states_to_come(state)
-    longest = [max((example for step in steps for example in step), key=len)] if steps else []
-    alone = not is_sharded(state.accelerator)
-    tokens = (
-        in_pieces_that_fit(state, longest, attempt, budget_halved, may_repeat=alone) if steps else 0
-    )
+    failures = 0
+    while row := largest_row(state, steps):
+        if unless_memory_runs_out(partial(_forth_and_back, state, row)):
+            break
+        if is_sharded(state.accelerator):  # all processes meet in each pass
+            raise _cannot_repeat(state)
+        failures += 1
+        if not make_room(state, row, failures, incident):
+            steps = [state.usable(examples, incident) for examples in steps]
+            failures = 0
     del taken
     state.optimizer.zero_grad(set_to_none=True)
     state.token_budget = smallest(state.accelerator, state.token_budget)
-    return tokens
+    return sum(map(len, row))
+
+
+def _forth_and_back(state: TrainingState, row: Row) -> bool:
+    # The model itself: no exchange of gradients in which the others would wait in vain.
+    # (Sharded weights come in no other way; there memory that runs out ends the run.)
+    model = state.training_model
+    model.train()
+    state.accelerator.backward(model(collate(row).to(state.accelerator.device)))
+    return True
 
 
 def optimizer_states_to_come(state: TrainingState) -> Tensor:
@@ -59,10 +66,8 @@ def optimizer_states_to_come(state: TrainingState) -> Tensor:
     return torch.empty(size, dtype=torch.uint8, device=state.accelerator.device)
 
 
-def largest_row(
-    state: TrainingState, steps: Sequence[Sequence[TokenizedExample]]
-) -> list[TokenizedExample]:
-    """The micro-batch of most tokens that any process will meet in these steps."""
+def largest_row(state: TrainingState, steps: Sequence[Sequence[TokenizedExample]]) -> Row:
+    """The micro-batch of most tokens that any process will meet in these steps; may be empty."""
     count = state.accelerator.num_processes
     rows = (
         row
@@ -70,41 +75,113 @@ def largest_row(
         for share in shares(step, count, state.token_budget, packing=state.packing)
         for row in share
     )
-    return max(rows, key=lambda row: sum(map(len, row)))
+    return max(rows, key=lambda row: sum(map(len, row)), default=[])
 
 
-def in_pieces_that_fit(
+def unless_memory_runs_out(attempt: Callable[[], Result]) -> Result | None:
+    """What `attempt` returns, or None when memory ran out; it is free again then."""
+    try:
+        return attempt()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # Only here, after the exception is gone, nothing holds the activations any more.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
+
+
+def in_rows_that_fit(
     state: TrainingState,
     examples: Sequence[TokenizedExample],
-    attempt: Callable[[], Result],
-    budget_halved: Callable[[int], None],
-    *,
-    may_repeat: bool = True,
-) -> Result:
-    """Repeat `attempt` with half the token budget each time that memory runs out.
+    run_row: Callable[[Row], object],
+    incident: Incident,
+) -> None:
+    """Pack the examples and run each row; one for which memory runs out is run in smaller pieces.
+
+    `run_row` leaves nothing behind when it fails.
 
     Raises:
-        UserError: the pieces are single examples already, or nothing may be repeated.
+        UserError: examples do not fit into memory one by one.
     """
-    while True:
-        try:
-            return attempt()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        if not may_repeat:
-            raise UserError(
-                f"Memory ran out with {state.token_budget:,} tokens a micro-batch. Set "
-                "MAX_TOKENS_PER_MICROBATCH to half of that and run the same command again."
-            )
-        # Only here, after the exception is gone, nothing holds the activations any more.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        longest = max(map(len, examples))
-        if state.token_budget <= longest // 2 or not state.packing:
-            raise UserError(
-                f"One example of {longest:,} tokens does not fit into memory; set "
-                "GRADIENT_CHECKPOINTING=true, lower MAX_SEQ_LENGTH, or choose a smaller BASE_MODEL."
-            )
-        state.token_budget = max(1, state.token_budget // 2)
-        budget_halved(state.token_budget)
+
+    def packed(these: Sequence[TokenizedExample]) -> list[Row]:
+        return pack(these, state.token_budget, packing=state.packing)
+
+    waiting, failures = packed(examples), 0
+    while waiting:
+        row = waiting[0]
+        if unless_memory_runs_out(partial(_done, run_row, row)):
+            del waiting[0]
+            failures = 0
+            continue
+        failures += 1
+        if not make_room(state, row, failures, incident):
+            del waiting[0]
+            failures = 0
+        elif len(row) > 1:
+            waiting = packed([example for row in waiting for example in row])
+
+
+def _done(run_row: Callable[[Row], object], row: Row) -> bool:
+    run_row(row)
+    return True
+
+
+def make_room(state: TrainingState, row: Row, failures: int, incident: Incident) -> bool:
+    """Memory ran out in this row; see to it that the next try needs less.
+
+    A row of several examples is divided by a smaller token budget, which is kept. One example
+    cannot be divided: its layers are checkpointed, it is tried a few times, and then set aside.
+
+    Args:
+        state: of the run.
+        row: that was too much.
+        failures: tries of it so far.
+        incident: is told what was done.
+
+    Returns:
+        False if the row's only example was set aside.
+
+    Raises:
+        UserError: too many would have to be set aside, or several processes are one run.
+    """
+    tokens = sum(map(len, row))
+    if len(row) > 1:
+        state.token_budget = max(1, min(state.token_budget, tokens) // 2)
+        incident(
+            "out_of_memory",
+            f"out of memory: going on with {state.token_budget:,} tokens a micro-batch",
+        )
+    elif state.memory.checkpointed < (layers := len(checkpointing_layers(state.training_model))):
+        checkpoint_layers(state.training_model, layers)
+        state.memory = replace(state.memory, checkpointed=layers)
+        incident(
+            "out_of_memory",
+            f"out of memory in one example of {tokens:,} tokens: going on with "
+            "all layers checkpointed",
+        )
+    elif state.accelerator.num_processes > 1:
+        raise UserError(
+            f"One example of {tokens:,} tokens does not fit into memory; set "
+            "GRADIENT_CHECKPOINTING=true, lower MAX_SEQ_LENGTH, or choose a smaller BASE_MODEL."
+        )
+    elif failures >= TRIES_ALONE:
+        reason = f"its {tokens:,} tokens do not fit into memory"
+        state.mishaps.put_aside(row[0], reason, len(state.plan.examples), incident)
+        return False
+    return True
+
+
+def may_repeat(state: TrainingState) -> None:
+    """Raises UserError: processes that exchange gradients in the middle of a step cannot begin it
+    anew one by one."""
+    if state.accelerator.num_processes > 1:
+        raise _cannot_repeat(state)
+
+
+def _cannot_repeat(state: TrainingState) -> UserError:
+    return UserError(
+        f"Memory ran out with {state.token_budget:,} tokens a micro-batch. Set "
+        "MAX_TOKENS_PER_MICROBATCH to half of that and run the same command again."
+    )

@@ -19,6 +19,9 @@ from discord_lora.settings import BOT_SETTINGS, Settings
 IDENTITY_FILE = "identity.json"
 """What a run is: settings and data. Written at its start; only the same run may go on here."""
 
+UNTRAINED = "step-00000000"
+"""The checkpoint before the first step."""
+
 HARMLESS = frozenset(
     {
         "training_data_path",  # the data fingerprint tells whether it is the same
@@ -63,8 +66,9 @@ class RunFolder:
 
     @property
     def holds_work(self) -> bool:
-        """False for what a run left that failed before its first checkpoint: nobody's work."""
-        return self.is_finished or any(self.checkpoints.glob("step-*"))
+        """False for what a run left that had not learned anything yet: nobody's work."""
+        steps = (path.name for path in self.checkpoints.glob("step-*"))
+        return self.is_finished or any(name != UNTRAINED for name in steps)
 
     def create(self) -> None:
         """Make the folder and write down what this run is.
@@ -73,6 +77,8 @@ class RunFolder:
             UserError: it cannot be written.
         """
         try:
+            if _stored_identity(self.path) != self.identity:
+                shutil.rmtree(self.checkpoints, ignore_errors=True)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             text = json.dumps(self.identity, indent=2)
             (self.path / IDENTITY_FILE).write_text(text, encoding="utf-8", newline="\n")

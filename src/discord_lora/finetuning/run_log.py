@@ -89,11 +89,9 @@ class RunLog:
         used, total = self.hardware.used_bytes(), self.hardware.total_bytes
         return f"memory {used / 1e9:.1f} of {total / 1e9:.1f} GB"
 
-    def stepped(self, result: StepResult, loss: float | None) -> None:
-        """Count one optimizer step; write a line every LOG_EVERY_STEPS and after the last.
-
-        `loss` is None where it was left on the card, which is never when a line is due.
-        """
+    def stepped(self, result: StepResult) -> None:
+        """Count one optimizer step; write a line every LOG_EVERY_STEPS and after the last."""
+        loss = result.loss
         self.messages += result.messages
         self.tokens += result.tokens
         self.progress.update(self.bar, completed=result.step)
@@ -139,8 +137,8 @@ class RunLog:
             },
         )
 
-    def budget_halved(self, tokens: int) -> None:
-        self.say(f"out of memory: going on with {tokens:,} tokens a micro-batch")
+    def incident(self, _what: str, sentence: str) -> None:
+        self.say(sentence)
 
     @contextmanager
     def aside(self) -> Iterator[None]:

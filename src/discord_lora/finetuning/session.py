@@ -1,11 +1,12 @@
 """One training run from start or checkpoint to the finished adapter."""
 
+import math
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from rich.console import Console
 from discord_lora.adapter_folder import RunInfo
 from discord_lora.analysis.plan.timings import add_timing
 from discord_lora.base_model import load_base_model
-from discord_lora.console import Interrupted, plainly
+from discord_lora.console import Interrupted, UserError, plainly
 from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.packing import TrainingPlan
 from discord_lora.finetuning.adapter import attach_adapter, library_versions, save_adapter
 from discord_lora.finetuning.calibration import seconds_since_start, timing_of_run
-from discord_lora.finetuning.checkpoints import Checkpoint, load_newest, save_checkpoint
-from discord_lora.finetuning.loop import Events, HeldOutLoss, evaluate, fit
+from discord_lora.finetuning.checkpoints import Checkpoint, load_newest, load_step, save_checkpoint
+from discord_lora.finetuning.loop import Ending, Events, evaluate, fit
+from discord_lora.finetuning.mishaps import BAD_STEPS_IN_A_ROW
 from discord_lora.finetuning.out_of_memory import try_largest
 from discord_lora.finetuning.processes import is_sharded
 from discord_lora.finetuning.run_folder import RunFolder
@@ -31,6 +33,7 @@ from discord_lora.finetuning.training_model import TrainingModel
 from discord_lora.finetuning.training_state import (
     TrainingState,
     build_state,
+    lower_rate,
     make_accelerator,
     optimizer_name,
     restore,
@@ -41,6 +44,29 @@ from discord_lora.settings import Settings
 
 LEAST_STEPS_TIMED = 20
 """Fewer steps say little about the next run."""
+
+
+@dataclass(slots=True)
+class Measured:
+    """Held-out losses of the run so far: which adapter is the best one?"""
+
+    last_step: int = 0
+    best_step: int = 0
+    """0: nothing was measured after training had begun."""
+    best: dict[str, float] = field(default_factory=dict)
+    """Nats a token and bits a character there."""
+    worse: int = 0
+    """Measurements since then."""
+
+    def note(self, step: int, loss: dict[str, float]) -> bool:
+        """True if it is the lowest so far."""
+        self.last_step = step
+        lowest = self.best.get("nats_per_token", math.inf)
+        if not loss["nats_per_token"] < lowest:
+            self.worse += 1
+            return False
+        self.best_step, self.best, self.worse = step, loss, 0
+        return True
 
 
 @dataclass(slots=True)
@@ -57,6 +83,7 @@ class Session:
     damaged: list[str]
     """Newer checkpoints that were passed over."""
     losses: dict[str, float] = field(default_factory=dict)
+    measured: Measured = field(default_factory=Measured)
     save_seconds: float = 0.0
     """Of the last checkpoint."""
 
@@ -133,15 +160,24 @@ class Session:
 
     @property
     def progress(self) -> dict[str, Any]:
-        return {"losses": self.losses, "token_budget": self.state.token_budget}
+        return {
+            "losses": self.losses,
+            "token_budget": self.state.token_budget,
+            "measured": asdict(self.measured),
+            **self.state.mishaps.as_progress(),
+        }
 
     def resume(self) -> int:
         """Steps already done, restored from the newest whole checkpoint."""
         checkpoint, self.checkpoint = self.checkpoint, None  # its memory is wanted for training
         if checkpoint is None:
             return 0
+        return self._restore(checkpoint)
+
+    def _restore(self, checkpoint: Checkpoint) -> int:
         restore(self.state, checkpoint)
-        self.losses.update(checkpoint.progress["losses"])
+        self.losses = dict(checkpoint.progress["losses"])
+        self.measured = Measured(**checkpoint.progress["measured"])
         return checkpoint.step
 
     def train(self, log: RunLog, first_step: int, stop_requested: Callable[[], bool]) -> Path:
@@ -151,37 +187,91 @@ class Session:
             Interrupted: a stop was asked for; everything is saved.
         """
         with log.aside():
-            tokens = try_largest(self.state, log.budget_halved, first_step)
+            tokens = try_largest(self.state, log.incident, first_step)
         log.say(f"the largest micro-batch, {tokens:,} tokens, fits: {log.memory}")
         start_up = seconds_since_start()
         if "base_nats_per_token" not in self.losses:
             self._measure(log, "base", 0, stop_requested)
+            # A place to go back to, and the proof that there is room for it.
+            self._save(log, 0)
         events = Events(
             stepped=log.stepped,
             save=lambda step: self._save(log, step),
-            epoch_ended=lambda step: self._measure(log, "epoch", step, stop_requested),
-            budget_halved=log.budget_halved,
+            measure=lambda step: self._measure(log, "epoch", step, stop_requested),
+            go_back=lambda: self._go_back(log),
+            incident=log.incident,
             stop_requested=stop_requested,
             save_every_steps=self.settings.save_every_steps,
-            read_every_steps=self.settings.log_every_steps if self.hardware.is_cuda else 1,
+            eval_every_steps=self.settings.eval_every_steps,
         )
-        if not fit(self.state, events, first_step):
+        ending: Ending = "early" if self.is_out_of_patience else "finished"
+        if ending == "finished":
+            ending = fit(self.state, events, first_step)
+        if ending == "stopped":
             raise Interrupted("Stopped and saved. Run the same command again to go on.")
         training_seconds = log.training_seconds
-        self._measure(log, "trained", self.state.plan.steps, stop_requested)
-        self.info.steps = self.state.plan.steps
-        self.info.losses = self.losses
-        weights = {
-            name.removeprefix("model."): weight
-            for name, weight in self.state.whole_weights().items()
-        }
-        if self.state.accelerator.is_main_process:
-            save_adapter(self.state.training_model.model, weights, self.info, self.folder.path)
-        self.state.accelerator.wait_for_everyone()
-        # The adapter is safe: what goes wrong from here on may cost the next estimate, no more.
-        with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
-            self._keep_timing(training_seconds, first_step, tokens, start_up)
+        if ending == "finished":
+            self._measure(log, "trained", self.state.plan.steps, stop_requested)
+        else:
+            log.say(
+                f"stopping early: the held-out loss was lowest after step "
+                f"{self.measured.best_step:,}"
+            )
+        self._write_adapter(log)
+        if ending == "finished":
+            # The adapter is safe: what goes wrong from here on may cost the next estimate, no more.
+            with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
+                self._keep_timing(training_seconds, first_step, tokens, start_up)
         return self.folder.path
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        patience = self.settings.early_stopping_patience
+        return 0 < patience <= self.measured.worse
+
+    def _write_adapter(self, log: RunLog) -> None:
+        """Of the weights with the lowest held-out loss, or where none was measured, the last."""
+        weights, steps = self.state.whole_weights(), self.measured.last_step
+        steps = steps or self.state.plan.steps
+        if self.measured.worse and (
+            best := load_step(self.folder.checkpoints, self.measured.best_step)
+        ):
+            weights, steps = best.weights, best.step
+            self.losses |= {
+                f"last_{name}": self.losses[f"trained_{name}"] for name in self.measured.best
+            }
+            self._note("trained", self.measured.best)
+            log.say(f"the adapter is that of step {steps:,}, with the lowest held-out loss")
+        self.info.steps = steps
+        self.info.losses = self.losses
+        named = {name.removeprefix("model."): weight for name, weight in weights.items()}
+        if self.state.accelerator.is_main_process:
+            save_adapter(self.state.training_model.model, named, self.info, self.folder.path)
+        self.state.accelerator.wait_for_everyone()
+
+    def _go_back(self, log: RunLog) -> int:
+        """To the newest whole checkpoint, with a lower rate; returns its step.
+
+        Raises:
+            UserError: there is none.
+        """
+        checkpoint, _ = load_newest(self.folder.checkpoints)
+        if checkpoint is None:
+            raise UserError(
+                f"Losses are not finite, and {self.folder.checkpoints} holds no whole checkpoint "
+                "to go back to; start over with --fresh and a lower LEARNING_RATE."
+            )
+        mishaps = self.state.mishaps  # newer than those of the checkpoint
+        step = self._restore(checkpoint)
+        self.state.mishaps = mishaps
+        rate = lower_rate(self.state)
+        log.incident(
+            "went_back",
+            f"{BAD_STEPS_IN_A_ROW} steps in a row were not finite: going on from step {step:,} "
+            f"with a learning rate of {rate:.1e}",
+        )
+        self._save(log, step)  # a run that is killed now does not begin the trouble anew
+        return step
 
     def _keep_timing(
         self, seconds: float, first_step: int, largest_row: int, start_up_seconds: float
@@ -214,27 +304,37 @@ class Session:
 
     def _measure(
         self, log: RunLog, name: str, step: int, stop_requested: Callable[[], bool]
-    ) -> None:
-        """Measure the held-out loss. A stop that is asked for meanwhile loses nothing."""
+    ) -> bool:
+        """Measure the held-out loss. A stop that is asked for meanwhile loses nothing.
+
+        Returns True when it has not become better for as long as the settings say.
+        """
         total = sum(example.targets for example in self.state.validation)
         bar = log.progress.add_task("measuring held-out loss", total=total)
 
         def watch(messages: int) -> None:
             log.progress.update(bar, completed=messages)
             alone = self.state.accelerator.num_processes == 1
-            if stop_requested() and name != "epoch" and alone:
+            if stop_requested() and name == "base" and alone:
                 raise Interrupted("Stopped. Run the same command again to go on.")
 
         with log.aside():
-            loss = evaluate(self.state, watch, log.budget_halved)
+            loss = evaluate(self.state, watch, log.incident)
         log.progress.remove_task(bar)
-        if loss is not None:
-            log.held_out(step, loss)
-            self._note(name, loss)
+        if loss is None:
+            return False
+        log.held_out(step, loss)
+        figures = {
+            "nats_per_token": loss.nats_per_token,
+            "bits_per_character": loss.bits_per_character,
+        }
+        self._note(name, figures)
+        if step:
+            self.measured.note(step, figures)
+        return self.is_out_of_patience
 
-    def _note(self, name: str, loss: HeldOutLoss) -> None:
-        self.losses[f"{name}_nats_per_token"] = loss.nats_per_token
-        self.losses[f"{name}_bits_per_character"] = loss.bits_per_character
+    def _note(self, name: str, figures: dict[str, float]) -> None:
+        self.losses |= {f"{name}_{figure}": value for figure, value in figures.items()}
 
 
 def with_its_token_budget(settings: Settings, checkpoint: Checkpoint) -> Settings:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -31,6 +31,14 @@ from discord_lora.finetuning.activations import (
 )
 from discord_lora.finetuning.checkpoints import Checkpoint
 from discord_lora.finetuning.fast_paths import Paths, choose_paths
+from discord_lora.finetuning.mishaps import (
+    LOWER_RATE,
+    LOWER_SCALE,
+    Incident,
+    Mishaps,
+    name_of,
+    why_unreadable,
+)
 from discord_lora.finetuning.processes import (
     is_sharded,
     load_optimizer_state,
@@ -64,6 +72,7 @@ class TrainingState:
     max_grad_norm: float = 1.0
     optimizer_bytes: float = 8.0
     """That the optimizer keeps for each trainable number."""
+    mishaps: Mishaps = field(default_factory=Mishaps)
 
     @property
     def training_model(self) -> TrainingModel:
@@ -78,6 +87,25 @@ class TrainingState:
         """The trainable weights on the CPU; all processes have to ask."""
         weights = {name: whole(p.detach()) for name, p in self.trainable().items()}
         return {name: weight.cpu().contiguous() for name, weight in weights.items()}
+
+    def usable(
+        self, examples: Sequence[TokenizedExample], incident: Incident
+    ) -> list[TokenizedExample]:
+        """Those of the examples that can be learned from; what cannot be read is set aside.
+
+        Raises:
+            UserError: too many cannot be read.
+        """
+        vocabulary = self.training_model.causal_model.get_input_embeddings().weight.shape[0]
+        good = []
+        for example in examples:
+            if name_of(example) in self.mishaps.set_aside:
+                continue
+            if reason := why_unreadable(example, vocabulary):
+                self.mishaps.put_aside(example, reason, len(self.plan.examples), incident)
+            else:
+                good.append(example)
+        return good
 
     def micro_batches(self, examples: Sequence[TokenizedExample]) -> list[MicroBatch]:
         """This process's share of the examples, packed and on their way to its device.
@@ -269,7 +297,8 @@ def snapshot(state: TrainingState, step: int, progress: dict[str, Any]) -> Check
 
 
 def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's state into a freshly built run."""
+    """Put a checkpoint's state into a run."""
+    state.mishaps = Mishaps.of(checkpoint.progress)
     with torch.no_grad():
         for name, parameter in state.trainable().items():
             parameter.copy_(sharded_like(parameter, checkpoint.weights[name]))
@@ -277,3 +306,15 @@ def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
     state.scheduler.load_state_dict(checkpoint.scheduler)
     if state.accelerator.scaler is not None and checkpoint.scaler:
         state.accelerator.scaler.load_state_dict(checkpoint.scaler)
+
+
+def lower_rate(state: TrainingState) -> float:
+    """From here on a lower learning rate, and with fp16 a lower scale; returns the rate."""
+    state.scheduler.base_lrs = [rate * LOWER_RATE for rate in state.scheduler.base_lrs]
+    for group in state.optimizer.param_groups:
+        group["lr"] *= LOWER_RATE
+    state.scheduler._last_lr = [group["lr"] for group in state.optimizer.param_groups]
+    scaler = state.accelerator.scaler
+    if scaler is not None:
+        scaler.load_state_dict({**scaler.state_dict(), "scale": scaler.get_scale() * LOWER_SCALE})
+    return float(state.scheduler.base_lrs[0])
