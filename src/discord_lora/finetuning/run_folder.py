@@ -152,7 +152,7 @@ def _stored_identity(path: Path) -> dict[str, Any] | None:
         return stored if isinstance(stored, dict) else {}
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 

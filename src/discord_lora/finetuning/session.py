@@ -21,16 +21,27 @@ from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.packing import TrainingPlan
 from discord_lora.finetuning.adapter import attach_adapter, library_versions, save_adapter
 from discord_lora.finetuning.calibration import seconds_since_start, timing_of_run
-from discord_lora.finetuning.checkpoints import Checkpoint, load_newest, save_checkpoint
+from discord_lora.finetuning.checkpoints import (
+    Checkpoint,
+    drop_oldest,
+    load_newest,
+    save_checkpoint,
+)
+from discord_lora.finetuning.disk_room import NoRoom, WaitForRoom
 from discord_lora.finetuning.loop import Events, HeldOutLoss, evaluate, fit
 from discord_lora.finetuning.out_of_memory import try_largest
-from discord_lora.finetuning.processes import is_sharded
+from discord_lora.finetuning.processes import (
+    is_sharded,
+    keep_others_waiting,
+    wait_for_main_process,
+)
 from discord_lora.finetuning.run_folder import RunFolder
 from discord_lora.finetuning.run_log import RunLog
 from discord_lora.finetuning.training_model import TrainingModel
 from discord_lora.finetuning.training_state import (
     TrainingState,
     build_state,
+    foreign_content_explained,
     make_accelerator,
     optimizer_name,
     restore,
@@ -55,7 +66,7 @@ class Session:
     checkpoint: Checkpoint | None
     """To go on from: the newest whole one."""
     damaged: list[str]
-    """Newer checkpoints that were passed over."""
+    """Newer checkpoints that were passed over, and why."""
     losses: dict[str, float] = field(default_factory=dict)
     save_seconds: float = 0.0
     """Of the last checkpoint."""
@@ -87,7 +98,7 @@ class Session:
             sharded_over=accelerator.num_processes if sharded else 0,
         )
         model = TrainingModel(attach_adapter(model, settings))
-        checkpoint, damaged = load_newest(folder.checkpoints)
+        checkpoint, damaged = load_newest(folder.checkpoints, model.trainable())
         if checkpoint is not None:
             settings = with_its_token_budget(settings, checkpoint)
         state = build_state(model, plan, dataset, settings, accelerator, hardware, plainly(console))
@@ -122,7 +133,7 @@ class Session:
         )
         with log, stop_on_signal() as stop_requested:
             for checkpoint in self.damaged:
-                log.say(f"checkpoint {checkpoint} is damaged and was passed over")
+                log.say(f"checkpoint passed over: {checkpoint}")
             log.say(
                 f"{name} on {self.hardware.name}: "
                 + (f"going on after step {first_step:,}" if first_step else "starting")
@@ -136,12 +147,17 @@ class Session:
         return {"losses": self.losses, "token_budget": self.state.token_budget}
 
     def resume(self) -> int:
-        """Steps already done, restored from the newest whole checkpoint."""
+        """Steps already done, restored from the newest whole checkpoint.
+
+        Raises:
+            UserError: it was written by another version.
+        """
         checkpoint, self.checkpoint = self.checkpoint, None  # its memory is wanted for training
         if checkpoint is None:
             return 0
-        restore(self.state, checkpoint)
-        self.losses.update(checkpoint.progress["losses"])
+        with foreign_content_explained(checkpoint.step):
+            restore(self.state, checkpoint)
+            self.losses.update(checkpoint.progress["losses"])
         return checkpoint.step
 
     def train(self, log: RunLog, first_step: int, stop_requested: Callable[[], bool]) -> Path:
@@ -158,7 +174,7 @@ class Session:
             self._measure(log, "base", 0, stop_requested)
         events = Events(
             stepped=log.stepped,
-            save=lambda step: self._save(log, step),
+            save=lambda step: self._save(log, step, stop_requested),
             epoch_ended=lambda step: self._measure(log, "epoch", step, stop_requested),
             budget_halved=log.budget_halved,
             stop_requested=stop_requested,
@@ -175,9 +191,18 @@ class Session:
             name.removeprefix("model."): weight
             for name, weight in self.state.whole_weights().items()
         }
-        if self.state.accelerator.is_main_process:
-            save_adapter(self.state.training_model.model, weights, self.info, self.folder.path)
-        self.state.accelerator.wait_for_everyone()
+        self._write(
+            log,
+            stop_requested,
+            lambda no_room: save_adapter(
+                self.state.training_model.model,
+                weights,
+                self.info,
+                self.folder.path,
+                make_room=lambda: drop_oldest(self.folder.checkpoints),
+                no_room=no_room,
+            ),
+        )
         # The adapter is safe: what goes wrong from here on may cost the next estimate, no more.
         with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
             self._keep_timing(training_seconds, first_step, tokens, start_up)
@@ -202,15 +227,33 @@ class Session:
         )
         add_timing(self.settings.logs_dir, timing)
 
-    def _save(self, log: RunLog, step: int) -> None:
-        accelerator = self.state.accelerator
+    def _save(self, log: RunLog, step: int, stop_requested: Callable[[], bool]) -> None:
         began = time.perf_counter()
         with log.aside():
             checkpoint = snapshot(self.state, step, self.progress)
-            if accelerator.is_main_process:
-                save_checkpoint(self.folder.checkpoints, checkpoint)
-            accelerator.wait_for_everyone()
-        self.save_seconds = time.perf_counter() - began
+            waited = self._write(
+                log,
+                stop_requested,
+                lambda no_room: save_checkpoint(
+                    self.folder.checkpoints,
+                    checkpoint,
+                    keep=self.settings.save_total_limit,
+                    no_room=no_room,
+                ),
+            )
+        if not waited:
+            self.save_seconds = time.perf_counter() - began
+
+    def _write(
+        self, log: RunLog, stop_requested: Callable[[], bool], write: Callable[[NoRoom], object]
+    ) -> bool:
+        """Write in the main process, waiting for room on the disk; True if it had to wait."""
+        accelerator = self.state.accelerator
+        wait = WaitForRoom(log.say, stop_requested, lambda: keep_others_waiting(accelerator))
+        if accelerator.is_main_process:
+            write(wait)
+        wait_for_main_process(accelerator)
+        return wait.over()
 
     def _measure(
         self, log: RunLog, name: str, step: int, stop_requested: Callable[[], bool]
@@ -243,8 +286,8 @@ def with_its_token_budget(settings: Settings, checkpoint: Checkpoint) -> Setting
     Other rows would sum in another order: with another program open, the same run would end with
     other bits. How many layers are checkpointed is decided anew: it changes none.
     """
-    budget = checkpoint.progress.get("token_budget", "auto")
-    if settings.max_tokens_per_microbatch != "auto":
+    budget = checkpoint.progress.get("token_budget")
+    if settings.max_tokens_per_microbatch != "auto" or not isinstance(budget, int):
         return settings
     return settings.model_copy(update={"max_tokens_per_microbatch": budget})
 
