@@ -181,3 +181,25 @@ def test_no_token_shows_in_a_repr_or_an_error(tmp_path):
     with pytest.raises(UserError) as raised:
         load_settings(env_file=env(tmp_path, "DISCORD_TOKEN=s3cr3t\nEPOCHS=many\n"))
     assert "s3cr3t" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("HF_TOKEN=a\0b\n", "line 1 of .* holds a zero byte"),  # no environment takes it
+        ("A=1\n" * 300_000, "far too long"),
+        ("TEMPERATURE=inf\n", "TEMPERATURE: .*finite"),
+        ("x" * 5_000 + "=1\n", "^x{60}: unknown setting"),
+    ],
+)
+def test_what_is_no_file_of_settings_is_one_short_sentence(tmp_path, text, said):
+    with pytest.raises(UserError, match=said) as caught:
+        load_settings(env_file=env(tmp_path, text))
+    assert len(caught.value.problems) == 1 and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("line", ["not an assignment\n", "UNKNOWN=1\n"])
+def test_a_thousand_problems_fit_on_a_screen(tmp_path, line):
+    with pytest.raises(UserError, match="There is more of that") as caught:
+        load_settings(env_file=env(tmp_path, line * 1000))
+    assert len(caught.value.problems) == 21

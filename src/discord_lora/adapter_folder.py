@@ -16,6 +16,13 @@ from discord_lora.conversations.prompt_format import PROMPT_FORMAT_VERSION, Voic
 
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+
+# RuntimeError: sizes that do not fit, or a nesting without end.
+_LOAD_ERRORS = (
+    *(OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError),
+    SafetensorError,
+)
 
 
 @dataclass(slots=True)
@@ -60,7 +67,7 @@ def read_run_info(folder: Path) -> RunInfo:
         _check_format(folder, raw["prompt_format_version"])
         raw["voice"] = Voice(**raw["voice"])
         info = RunInfo(**raw)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); train again or restore it.") from None
     return info
 
@@ -72,10 +79,11 @@ def load_adapter(model: Any, folder: Path, *, is_trainable: bool = False) -> Any
         UserError: the weights are damaged or belong to another model.
     """
     try:
+        _check_kind(folder)
         return PeftModel.from_pretrained(
             model, str(folder), is_trainable=is_trainable, use_safetensors=True
         )
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+    except _LOAD_ERRORS as error:
         raise _unloadable(folder, error) from error
 
 
@@ -88,14 +96,29 @@ def exchange_adapter(model: Any, folder: Path) -> None:
     old = model.active_adapter
     new = "other" if old == "default" else "default"
     try:
+        _check_kind(folder)
         model.load_adapter(str(folder), new, torch_device=str(model.device))
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+    except _LOAD_ERRORS as error:
         if new in model.peft_config:
             model.delete_adapter(new)
         model.set_adapter(old, inference_mode=True)
         raise _unloadable(folder, error) from error
     model.set_adapter(new, inference_mode=True)
     model.delete_adapter(old)
+
+
+def _check_kind(folder: Path) -> None:
+    """Raise ValueError unless it is a LoRA in safetensors.
+
+    PEFT would also read pickled weights, and kinds whose configuration names what else to load.
+    """
+    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise ValueError(f"{CONFIG_FILE} is not that of a LoRA")
+    if config.get("megatron_config"):
+        raise ValueError(f"{CONFIG_FILE} names a module to import")
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise ValueError(f"{WEIGHTS_FILE} is missing")
 
 
 def _unloadable(folder: Path, error: Exception) -> UserError:

@@ -1,5 +1,6 @@
 """The frozen model under the adapter: finding it, its tokenizer, its 4-bit weights."""
 
+import json
 import re
 import warnings
 from collections.abc import Callable
@@ -66,6 +67,7 @@ def load_base_model(
     Raises:
         UserError: model not found, no network, or not enough memory.
     """
+    _refuse_pickled(location)
     _check_memory(location, hardware, quantization, sharded_over)
     config = _from_hub(AutoConfig.from_pretrained, location)
     options: dict[str, Any] = {
@@ -89,6 +91,20 @@ def load_base_model(
     _stay_differentiable(model)
     release_freed_memory()
     return model
+
+
+def _refuse_pickled(location: str) -> None:
+    """The index of the safetensors may name other files, and transformers would read them."""
+    index = Path(location) / "model.safetensors.index.json"
+    try:
+        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return  # there is none, or transformers says what is wrong with it
+    if strange := [file for file in files if not str(file).endswith(".safetensors")]:
+        raise UserError(
+            f"BASE_MODEL: {index} names {str(strange[0])[:60]}, which is no safetensors file; "
+            "download the model again from its publisher."
+        )
 
 
 def _caps_scores(config: Any) -> bool:

@@ -15,6 +15,8 @@ from dotenv.parser import parse_stream
 
 from discord_lora.console import UserError
 
+MOST_BYTES = 1 << 20
+
 EnvLine = tuple[str, str | None, str]
 """Key, value (None: the line has no `=`), and where it stands, for messages."""
 
@@ -28,6 +30,8 @@ def read_env_lines(
         path: the file.
         holds_path: of which keys the backslashes are part of a path.
     """
+    if path.stat().st_size > MOST_BYTES:
+        return [], [f"{path} is far too long for a file of settings; name another one."]
     text = _keep_backslashes(_decode(path.read_bytes()), holds_path)
     lines: list[EnvLine] = []
     problems = []
@@ -35,6 +39,8 @@ def read_env_lines(
         where = f"line {line.original.line} of {path}"
         if line.error:
             problems.append(f"{where} cannot be understood; write KEY=value and close each quote.")
+        elif "\0" in line.original.string:
+            problems.append(f"{where} holds a zero byte; write the line anew.")
         elif line.key is not None:
             lines.append((line.key.strip(), line.value, where))
     return lines, problems

@@ -252,7 +252,7 @@ def is_complete(folder: Path, recipe: int, package: Package, *, verify: bool) ->
                 verify and any(sha256_of(folder / n) != it["sha256"] for n, it in files.items())
             )
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

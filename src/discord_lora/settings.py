@@ -62,6 +62,9 @@ BOT_SETTINGS = (
 )
 """What only the bot reads (and OPT_OUT_FILE, whose effect shows in the data)."""
 
+MOST_PROBLEMS, MOST_SHOWN = 20, 60
+"""Problems of a `.env`, and characters of a key in it: what is wrong has to fit on a screen."""
+
 _TIME_OF_DAY = r"(?:[01]?\d|2[0-3]):[0-5]\d"
 
 
@@ -246,7 +249,11 @@ class Settings(BaseSettings):
     keep_awake: bool = Field(True, description="keep the computer from sleeping while it trains")
 
     model_config = SettingsConfigDict(
-        extra="forbid", env_ignore_empty=True, hide_input_in_errors=True, frozen=True
+        extra="forbid",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
+        frozen=True,
+        allow_inf_nan=False,
     )
 
     @property
@@ -344,7 +351,10 @@ def env_file_values(path: Path | None) -> tuple[dict[str, str], list[str]]:
     values: dict[str, str] = {}
     seen: set[str] = set()
     for key, value, where in lines:
+        if len(problems) > MOST_PROBLEMS:
+            break
         field = key.lower()
+        key = key[:MOST_SHOWN]
         if field not in Settings.model_fields:
             problems.append(f"{key}: unknown setting in {where}{_did_you_mean(key)}.")
         elif value is None:
@@ -354,6 +364,8 @@ def env_file_values(path: Path | None) -> tuple[dict[str, str], list[str]]:
         elif value.strip():
             values[field] = value.strip()
         seen.add(field)
+    if len(problems) > MOST_PROBLEMS:
+        problems[MOST_PROBLEMS:] = [f"There is more of that; is {path} a file of settings?"]
     return values, problems
 
 

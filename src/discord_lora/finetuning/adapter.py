@@ -1,17 +1,30 @@
 """LoRA on the base model: attach it, train one further, write it as a plain PEFT adapter."""
 
 import shutil
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors import SafetensorError
 from torch import Tensor
 
-from discord_lora.adapter_folder import RunInfo, find_adapter, load_adapter, read_run_info
+from discord_lora.adapter_folder import (
+    RUN_FILE,
+    RunInfo,
+    find_adapter,
+    load_adapter,
+    read_run_info,
+)
 from discord_lora.console import UserError
+from discord_lora.finetuning.disk_room import (
+    WRITE_ERRORS,
+    NoRoom,
+    flush_files,
+    flush_folder,
+    when_there_is_room,
+)
 from discord_lora.settings import Settings
 
 
@@ -96,29 +109,61 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in names}
 
 
-def save_adapter(model: Any, weights: dict[str, Tensor], info: RunInfo, folder: Path) -> None:
+def save_adapter(
+    model: Any,
+    weights: dict[str, Tensor],
+    info: RunInfo,
+    folder: Path,
+    *,
+    make_room: Callable[[], bool] = lambda: False,
+    no_room: NoRoom | None = None,
+) -> None:
     """Write adapter, `run.json` and model card aside, then put each in its place.
 
-    `weights` are the model's trainable ones by name, gathered where they are sharded.
+    `weights` are the model's trainable ones by name, gathered where they are sharded. With
+    `no_room`, a full disk is waited for, as `when_there_is_room` does.
 
     Raises:
         UserError: the folder cannot be written.
+        Interrupted: of `no_room`.
     """
     aside = folder / "adapter.partial"
+
+    def write() -> None:
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            model.save_pretrained(
+                str(aside), state_dict=weights, safe_serialization=True, save_embedding_layers=False
+            )
+            info.write(aside)
+            (aside / "README.md").write_text(model_card(info), encoding="utf-8", newline="\n")
+            flush_files(aside)
+            _put_in_place(aside, folder)
+        except WRITE_ERRORS:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        model.save_pretrained(
-            str(aside), state_dict=weights, safe_serialization=True, save_embedding_layers=False
+        when_there_is_room(
+            write, "the finished adapter", folder, make_room=make_room, no_room=no_room
         )
-        info.write(aside)
-        (aside / "README.md").write_text(model_card(info), encoding="utf-8", newline="\n")
-        # run.json goes last: it is what makes the folder a finished adapter.
-        for path in sorted(aside.iterdir(), key=lambda path: path.name == "run.json"):
-            path.replace(folder / path.name)
-        aside.rmdir()
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"OUTPUT_DIR: cannot write {folder} ({error}).") from None
+    except WRITE_ERRORS as error:
+        raise UserError(
+            f"OUTPUT_DIR: cannot write {folder} ({error}); make room or check the rights, then run "
+            "the same command again: it goes on from the last checkpoint."
+        ) from None
+
+
+def _put_in_place(aside: Path, folder: Path) -> None:
+    """`run.json` goes last: it is what makes the folder a finished adapter."""
+    names = [path.name for path in aside.iterdir() if path.name != RUN_FILE]
+    for name in names:
+        (aside / name).replace(folder / name)
+    flush_folder(folder)
+    (aside / RUN_FILE).replace(folder / RUN_FILE)
+    flush_folder(folder)
+    aside.rmdir()
 
 
 def model_card(info: RunInfo) -> str:

@@ -174,5 +174,5 @@ def _optimizer_seconds(state: TrainingState, hardware: Hardware) -> float:
 def _save_seconds(state: TrainingState) -> float:
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        save_checkpoint(Path(folder), snapshot(state, 1, {}))
+        save_checkpoint(Path(folder), snapshot(state, 1, {}), keep=1)
         return time.perf_counter() - began

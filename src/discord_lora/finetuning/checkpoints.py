@@ -1,30 +1,45 @@
-"""Checkpoints: written aside, flushed, renamed; a manifest with hashes last.
+"""Checkpoints: written aside, flushed, read back, renamed; a manifest with hashes last.
 
-A folder `step-00000050` exists only when all of it was written. Resume takes the newest whose
-files still have the hashes of the manifest, and nothing that it reads can execute code.
+    step-00000050/              there only when all of it was written
+        weights.safetensors     the trainable weights
+        state.pt                optimizer, scheduler, scaler
+        progress.json           the step, and what was measured so far
+        manifest.json           the hash of each of these, and of itself
+
+Resume takes the newest whose files are as the manifest says, and nothing that it reads can execute
+code. Beside them there may be `step-N.partial` (being written), `.removed` (being deleted) and
+`.damaged` (passed over): none of them is ever read.
 """
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
 
 from discord_lora.console import UserError
+from discord_lora.finetuning.disk_room import (
+    WRITE_ERRORS,
+    NoRoom,
+    flush_folder,
+    when_there_is_room,
+)
+from discord_lora.hardware import is_out_of_memory
 
 MANIFEST = "manifest.json"
 RENAME_ATTEMPTS = 10
-KEEP = 2
-"""Checkpoints that stay: the newest, and one more in case the disk damages it."""
 
 
 @dataclass(slots=True)
@@ -32,7 +47,7 @@ class Checkpoint:
     """Everything a run needs to go on after `step` as if it had never stopped."""
 
     step: int
-    weights: dict[str, torch.Tensor]
+    weights: dict[str, Tensor]
     """The trainable weights."""
     optimizer: dict[str, Any]
     scheduler: dict[str, Any]
@@ -42,84 +57,126 @@ class Checkpoint:
     """JSON: what was measured so far."""
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write `checkpoint` below `folder` and drop the oldest ones.
+# Saving ----------------------------------------------------------------------------------------
+
+
+def save_checkpoint(
+    folder: Path,
+    checkpoint: Checkpoint,
+    *,
+    keep: int,
+    best_step: int | None = None,
+    no_room: NoRoom | None = None,
+) -> Path:
+    """Write `checkpoint` below `folder`, then drop the older ones.
+
+    The newest `keep` stay, and the one of `best_step`. Those of later steps go: a run that is here
+    has gone back, and what it did then must not be taken up again.
+
+    A full disk costs the oldest ones at once, down to the newest and the best. If that is not
+    enough, `no_room` is called and writing tried again, for as long as it takes.
 
     Raises:
         UserError: the folder cannot be written; the previous checkpoint is untouched.
+        Interrupted: of `no_room`; the previous checkpoint is untouched.
     """
     final = folder / f"step-{checkpoint.step:08d}"
-    aside = final.with_suffix(".partial")
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        save_file(checkpoint.weights, aside / "weights.safetensors")
-        state = {
-            "optimizer": checkpoint.optimizer,
-            "scheduler": checkpoint.scheduler,
-            "scaler": checkpoint.scaler,
-        }
-        torch.save(state, aside / "state.pt")
-        _write_json(aside / "progress.json", {"step": checkpoint.step, **checkpoint.progress})
-        _flush(aside)
-        _write_json(aside / MANIFEST, {path.name: _sha256(path) for path in _files(aside)})
-        _flush(aside)
-        shutil.rmtree(final, ignore_errors=True)
-        _put_in_place(aside, final)
-        older = [path for path in _newest_first(folder) if path.name < final.name]
-        for path in older[KEEP - 1 :]:
-            shutil.rmtree(path, ignore_errors=True)
-    except (OSError, RuntimeError, SafetensorError) as error:  # each library its own full disk
+        when_there_is_room(
+            lambda: _write(final, checkpoint),
+            f"the checkpoint after step {checkpoint.step:,}",
+            folder,
+            make_room=lambda: drop_oldest(folder, best_step, checkpoint.step),
+            no_room=no_room,
+        )
+    except WRITE_ERRORS as error:
         raise UserError(
             f"Cannot save a checkpoint in {folder} ({error}); make room or check the rights, then "
             "run the same command again: it goes on from the checkpoint before."
         ) from None
+    later, before = _later_and_before(folder, checkpoint.step)
+    for path in (*later, *before[keep:]):
+        if path in later or _step(path) != best_step:
+            _remove(path)
     return final
 
 
-def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint whose files are whole, and the names of damaged ones passed over."""
-    damaged: list[str] = []
-    for path in _newest_first(folder):
-        if is_whole(path):
-            return _load(path), damaged
-        damaged.append(path.name)
-        # Out of the way: it must not count among the checkpoints that are kept.
-        with suppress(OSError):
-            path.replace(path.with_suffix(".damaged"))
-    return None, damaged
+def drop_oldest(folder: Path, best_step: int | None = None, step: int | None = None) -> bool:
+    """Remove what is worth least: a damaged checkpoint, or the oldest; never the newest or best.
+
+    Those after `step` are worth nothing. Returns False if there is nothing left to remove.
+    """
+    later, before = _later_and_before(folder, step)
+    spare = [path for path in reversed(before[1:]) if _step(path) != best_step]
+    for path in (*folder.glob("step-*.damaged"), *later, *spare):
+        _remove(path)
+        if not path.exists():
+            return True
+    return False
 
 
-def load_step(folder: Path, step: int) -> Checkpoint | None:
-    """The checkpoint of this step, or None if it is gone or damaged."""
-    path = folder / f"step-{step:08d}"
-    return _load(path) if is_whole(path) else None
+def _later_and_before(folder: Path, step: int | None) -> tuple[list[Path], list[Path]]:
+    """The checkpoints after `step`, and the others, each newest first."""
+    there = _newest_first(folder)
+    later = [path for path in there if step is not None and _step(path) > step]
+    return later, there[len(later) :]
 
 
-def is_whole(path: Path) -> bool:
-    """True if each file of the checkpoint has the hash that the manifest recorded."""
+def _write(final: Path, checkpoint: Checkpoint) -> None:
+    """The steps of one try; nothing is left of it where it fails."""
+    folder = final.parent
+    for kind in ("partial", "removed"):  # of a run that was killed
+        for left in folder.glob(f"step-*.{kind}"):
+            shutil.rmtree(left, ignore_errors=True)
+    aside = final.with_suffix(".partial")
+    state = {name: getattr(checkpoint, name) for name in ("optimizer", "scheduler", "scaler")}
+    progress = json.dumps({**checkpoint.progress, "step": checkpoint.step}, indent=2)
+    contents: dict[str, Callable[[Any], object]] = {
+        "weights.safetensors": lambda file: file.write(safetensors_bytes(checkpoint.weights)),
+        "state.pt": lambda file: torch.save(state, file),
+        "progress.json": lambda file: file.write(progress.encode("utf-8")),
+    }
     try:
-        manifest: dict[str, str] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        return manifest == {file.name: _sha256(file) for file in _files(path)}
-    except (OSError, ValueError):
-        return False
+        aside.mkdir(parents=True)
+        hashes = {name: _write_file(aside / name, fill) for name, fill in contents.items()}
+        flush_folder(aside)
+        # After all that it vouches for: where it is whole, the rest is on the disk.
+        _write_file(aside / MANIFEST, lambda file: file.write(_manifest(hashes)))
+        flush_folder(aside)
+        if problem := damage(aside):
+            raise OSError(errno.EIO, f"it does not read back as it was written: {problem}")
+        if final.exists():
+            _remove(final)
+        _put_in_place(aside, final)
+        flush_folder(folder)
+    except WRITE_ERRORS:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
 
 
-def _load(path: Path) -> Checkpoint:
-    state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-    progress = json.loads((path / "progress.json").read_text(encoding="utf-8"))
-    return Checkpoint(
-        step=progress.pop("step"),
-        weights=load_file(path / "weights.safetensors"),
-        optimizer=state["optimizer"],
-        scheduler=state["scheduler"],
-        scaler=state["scaler"],
-        progress=progress,
-    )
+class _HashedFile:
+    """Hashes what it is given to write, whatever the disk makes of it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream = stream
+        self.digest = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return self.stream.write(data)
+
+    def flush(self) -> None:
+        self.stream.flush()
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted((path for path in folder.glob("step-*") if not path.suffix), reverse=True)
+def _write_file(path: Path, fill: Callable[[Any], object]) -> str:
+    """Write one file and flush it to the disk itself; returns the hash of what was to be in it."""
+    with path.open("wb") as stream:
+        hashed = _HashedFile(stream)
+        fill(hashed)
+        hashed.flush()
+        os.fsync(stream.fileno())
+    return hashed.digest.hexdigest()
 
 
 def _put_in_place(aside: Path, final: Path) -> None:
@@ -134,21 +191,127 @@ def _put_in_place(aside: Path, final: Path) -> None:
             time.sleep(0.5)
 
 
-def _files(path: Path) -> Iterator[Path]:
-    return (file for file in sorted(path.iterdir()) if file.name != MANIFEST)
+def _remove(path: Path) -> None:
+    """Delete under another name: who is killed in the middle leaves no torn checkpoint."""
+    going = path.with_suffix(".removed")
+    shutil.rmtree(going, ignore_errors=True)
+    with suppress(OSError):
+        path.replace(going)
+        shutil.rmtree(going, ignore_errors=True)
 
 
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2), encoding="utf-8", newline="\n")
+# Loading ---------------------------------------------------------------------------------------
 
 
-def _flush(folder: Path) -> None:
-    """Push each file to the disk itself: a rename may survive a power cut that its data do not."""
-    for path in folder.iterdir():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
+class _UnfitError(Exception):
+    """A whole file whose content is not what this version writes for this adapter."""
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def load_newest(
+    folder: Path, trainable: Mapping[str, Tensor] | None = None
+) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is whole, and what is wrong with the newer ones.
+
+    With `trainable`, also only one whose weights have these names and shapes. Checkpoints that are
+    passed over are named with the file: `step-00000100 (state.pt is damaged)`.
+    """
+    passed_over: list[str] = []
+    for path in _newest_first(folder):
+        reason = damage(path)
+        if not reason:
+            try:
+                return _load(path, trainable), passed_over
+            except _UnfitError as unfit:
+                reason = str(unfit)
+        passed_over.append(f"{path.name} ({reason})")
+        # Out of the way: it must not count among the checkpoints that are kept.
+        away = path.with_suffix(".damaged")
+        shutil.rmtree(away, ignore_errors=True)
+        with suppress(OSError):
+            path.replace(away)
+    return None, passed_over
+
+
+def load_step(folder: Path, step: int, trainable: Mapping[str, Tensor]) -> Checkpoint | None:
+    """The checkpoint of this step, or None if it is gone, damaged or foreign."""
+    path = folder / f"step-{step:08d}"
+    try:
+        return None if damage(path) else _load(path, trainable)
+    except _UnfitError:
+        return None
+
+
+def damage(path: Path) -> str:
+    """Which files of a checkpoint are not as they were saved, in words; empty if all are."""
+    try:
+        text = (path / MANIFEST).read_bytes()
+        hashes: dict[str, str] = json.loads(text)["files"]
+        names = {*hashes, *(file.name for file in path.iterdir())} - {MANIFEST}
+        if text != _manifest(hashes):
+            return f"{MANIFEST} is damaged"
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return f"{MANIFEST} is damaged"
+    problems = (_damage_of(path / name, hashes.get(name)) for name in sorted(names))
+    return ", ".join(filter(None, problems))
+
+
+def _damage_of(file: Path, wanted: str | None) -> str:
+    if wanted is None:
+        return f"{file.name} does not belong to it"
+    try:
+        if not file.is_file():  # nor a pipe, from which one would read for ever
+            return f"{file.name} is missing"
+        with file.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+    except (OSError, ValueError) as error:
+        return f"{file.name} cannot be read ({error})"
+    return "" if found == wanted else f"{file.name} is damaged"
+
+
+def _manifest(hashes: dict[str, str]) -> bytes:
+    """The one text for these hashes, with a hash of them: a change in it is not put on a file."""
+    own = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode("ascii")).hexdigest()
+    return json.dumps({"files": hashes, "sha256": own}, indent=2).encode("ascii")
+
+
+def _load(path: Path, trainable: Mapping[str, Tensor] | None) -> Checkpoint:
+    """Raises _UnfitError where the content is not what this version writes for this adapter."""
+    with _reading("weights.safetensors"):
+        weights = load_file(path / "weights.safetensors")
+        if trainable is not None and _shapes(weights) != _shapes(trainable):
+            raise ValueError("names or shapes are those of another adapter")
+    with _reading("state.pt"):
+        state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+        parts = {name: dict(state[name]) for name in ("optimizer", "scheduler", "scaler")}
+    with _reading("progress.json"):
+        progress = dict(json.loads((path / "progress.json").read_text(encoding="utf-8")))
+        step = progress.pop("step")
+        if step != _step(path):
+            raise ValueError(f"it is of step {step}")
+    return Checkpoint(step=step, weights=weights, progress=progress, **parts)
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # foreign content breaks in a way of its own in each library
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:100]
+        raise _UnfitError(f"{name} is not what this version writes: {reason}") from None
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in weights.items()}
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    found = (path for path in folder.glob("step-*") if re.fullmatch(r"step-[0-9]+", path.name))
+    return sorted(found, key=_step, reverse=True)

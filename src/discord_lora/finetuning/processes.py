@@ -32,6 +32,20 @@ def smallest(accelerator: Accelerator, number: int) -> int:
     return int(numbers.min())
 
 
+def keep_others_waiting(accelerator: Accelerator) -> None:
+    """What the main process calls now and then in long work that the others wait for.
+
+    What processes wait for together ends in an error when nothing happens for minutes.
+    """
+    anywhere(accelerator, True)
+
+
+def wait_for_main_process(accelerator: Accelerator) -> None:
+    """Go on when the main process is here, too."""
+    while anywhere(accelerator, False):
+        pass
+
+
 def is_sharded(accelerator: Accelerator) -> bool:
     """True if each process holds a share of the weights only."""
     return bool(accelerator.distributed_type == DistributedType.FSDP)

@@ -80,8 +80,12 @@ class RunFolder:
             if _stored_identity(self.path) != self.identity:
                 shutil.rmtree(self.checkpoints, ignore_errors=True)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(self.identity, indent=2)
-            (self.path / IDENTITY_FILE).write_text(text, encoding="utf-8", newline="\n")
+            if _stored_identity(self.path) != self.identity:
+                # Aside: on a full disk, what is written over is gone.
+                aside = self.path / f"{IDENTITY_FILE}.part"
+                text = json.dumps(self.identity, indent=2)
+                aside.write_text(text, encoding="utf-8", newline="\n")
+                aside.replace(self.path / IDENTITY_FILE)
         except OSError as error:
             raise UserError(
                 f"OUTPUT_DIR: cannot write into {self.path} ({error}); choose another folder."
@@ -158,7 +162,7 @@ def _stored_identity(path: Path) -> dict[str, Any] | None:
         return stored if isinstance(stored, dict) else {}
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 

@@ -26,7 +26,11 @@ from discord_lora.finetuning.checkpoints import Checkpoint, load_newest, load_st
 from discord_lora.finetuning.loop import Ending, Events, evaluate, fit
 from discord_lora.finetuning.mishaps import BAD_STEPS_IN_A_ROW
 from discord_lora.finetuning.out_of_memory import try_largest
-from discord_lora.finetuning.processes import is_sharded
+from discord_lora.finetuning.processes import (
+    is_sharded,
+    keep_others_waiting,
+    wait_for_main_process,
+)
 from discord_lora.finetuning.run_folder import RunFolder
 from discord_lora.finetuning.run_log import RunLog
 from discord_lora.finetuning.training_model import TrainingModel
@@ -81,7 +85,7 @@ class Session:
     checkpoint: Checkpoint | None
     """To go on from: the newest whole one."""
     damaged: list[str]
-    """Newer checkpoints that were passed over."""
+    """Newer checkpoints that were passed over, and why."""
     losses: dict[str, float] = field(default_factory=dict)
     measured: Measured = field(default_factory=Measured)
     save_seconds: float = 0.0
@@ -114,7 +118,7 @@ class Session:
             sharded_over=accelerator.num_processes if sharded else 0,
         )
         model = TrainingModel(attach_adapter(model, settings))
-        checkpoint, damaged = load_newest(folder.checkpoints)
+        checkpoint, damaged = load_newest(folder.checkpoints, model.trainable())
         if checkpoint is not None:
             settings = with_its_token_budget(settings, checkpoint)
         state = build_state(model, plan, dataset, settings, accelerator, hardware, plainly(console))
@@ -149,7 +153,7 @@ class Session:
         )
         with log, stop_on_signal() as stop_requested:
             for checkpoint in self.damaged:
-                log.say(f"checkpoint {checkpoint} is damaged and was passed over")
+                log.say(f"checkpoint passed over: {checkpoint}")
             log.say(
                 f"{name} on {self.hardware.name}: "
                 + (f"going on after step {first_step:,}" if first_step else "starting")
@@ -168,7 +172,11 @@ class Session:
         }
 
     def resume(self) -> int:
-        """Steps already done, restored from the newest whole checkpoint."""
+        """Steps already done, restored from the newest whole checkpoint.
+
+        Raises:
+            UserError: it was written by another version.
+        """
         checkpoint, self.checkpoint = self.checkpoint, None  # its memory is wanted for training
         if checkpoint is None:
             return 0
@@ -292,15 +300,33 @@ class Session:
         )
         add_timing(self.settings.logs_dir, timing)
 
-    def _save(self, log: RunLog, step: int) -> None:
-        accelerator = self.state.accelerator
+    def _save(self, log: RunLog, step: int, stop_requested: Callable[[], bool]) -> None:
         began = time.perf_counter()
         with log.aside():
             checkpoint = snapshot(self.state, step, self.progress)
-            if accelerator.is_main_process:
-                save_checkpoint(self.folder.checkpoints, checkpoint)
-            accelerator.wait_for_everyone()
-        self.save_seconds = time.perf_counter() - began
+            waited = self._write(
+                log,
+                stop_requested,
+                lambda no_room: save_checkpoint(
+                    self.folder.checkpoints,
+                    checkpoint,
+                    keep=self.settings.save_total_limit,
+                    no_room=no_room,
+                ),
+            )
+        if not waited:
+            self.save_seconds = time.perf_counter() - began
+
+    def _write(
+        self, log: RunLog, stop_requested: Callable[[], bool], write: Callable[[NoRoom], object]
+    ) -> bool:
+        """Write in the main process, waiting for room on the disk; True if it had to wait."""
+        accelerator = self.state.accelerator
+        wait = WaitForRoom(log.say, stop_requested, lambda: keep_others_waiting(accelerator))
+        if accelerator.is_main_process:
+            write(wait)
+        wait_for_main_process(accelerator)
+        return wait.over()
 
     def _measure(
         self, log: RunLog, name: str, step: int, stop_requested: Callable[[], bool]
@@ -343,8 +369,8 @@ def with_its_token_budget(settings: Settings, checkpoint: Checkpoint) -> Setting
     Other rows would sum in another order: with another program open, the same run would end with
     other bits. How many layers are checkpointed is decided anew: it changes none.
     """
-    budget = checkpoint.progress.get("token_budget", "auto")
-    if settings.max_tokens_per_microbatch != "auto":
+    budget = checkpoint.progress.get("token_budget")
+    if settings.max_tokens_per_microbatch != "auto" or not isinstance(budget, int):
         return settings
     return settings.model_copy(update={"max_tokens_per_microbatch": budget})
 

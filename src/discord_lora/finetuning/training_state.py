@@ -297,15 +297,21 @@ def snapshot(state: TrainingState, step: int, progress: dict[str, Any]) -> Check
 
 
 def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's state into a run."""
-    state.mishaps = Mishaps.of(checkpoint.progress)
+    """Put a checkpoint's state into a run; see `foreign_content_explained`."""
     with torch.no_grad():
         for name, parameter in state.trainable().items():
             parameter.copy_(sharded_like(parameter, checkpoint.weights[name]))
+    _check_keys(state.optimizer.state_dict()["param_groups"], checkpoint.optimizer["param_groups"])
     load_optimizer_state(state.optimizer, checkpoint.optimizer)
+    for parameter, values in state.optimizer.state.items():
+        moments = [values[name] for name in ("exp_avg", "exp_avg_sq") if name in values]
+        if any(moment.shape != parameter.shape for moment in moments):
+            raise ValueError("the optimizer's state is that of other weights")
+    _check_keys([state.scheduler.state_dict()], [checkpoint.scheduler])
     state.scheduler.load_state_dict(checkpoint.scheduler)
     if state.accelerator.scaler is not None and checkpoint.scaler:
         state.accelerator.scaler.load_state_dict(checkpoint.scaler)
+    state.mishaps = Mishaps.of(checkpoint.progress)
 
 
 def lower_rate(state: TrainingState) -> float:
@@ -318,3 +324,22 @@ def lower_rate(state: TrainingState) -> float:
     if scaler is not None:
         scaler.load_state_dict({**scaler.state_dict(), "scale": scaler.get_scale() * LOWER_SCALE})
     return float(state.scheduler.base_lrs[0])
+
+
+def _check_keys(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> None:
+    if [set(it) for it in ours] != [set(it) for it in theirs]:
+        raise ValueError("the optimizer or the schedule is another one")
+
+
+@contextmanager
+def foreign_content_explained(step: int) -> Iterator[None]:
+    """Raises UserError where a whole checkpoint holds what another version wrote."""
+    try:
+        yield
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"The checkpoint after step {step:,} is whole, but another version wrote it ({error}); "
+            "go on with the version that began this run, or add --fresh to start over."
+        ) from error

@@ -65,7 +65,7 @@ def without_repeated_steps(events: Sequence[Mapping[str, Any]]) -> list[dict[str
 def _event(line: bytes) -> dict[str, Any] | None:
     try:
         event = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     known = isinstance(event, dict) and event.get("kind") in Kind.__args__  # type: ignore[attr-defined]
     return event if known and isinstance(event.get("step", 0), int) else None

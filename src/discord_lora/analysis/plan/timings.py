@@ -67,7 +67,7 @@ def newest_timing(folder: Path, machine: str | None, settings: Settings) -> Timi
     found = None
     with suppress(OSError):
         for line in (folder / FILE_NAME).read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError, TypeError, KeyError):
+            with suppress(ValueError, TypeError, KeyError, RecursionError):
                 timing = _from_plain(json.loads(line))
                 if machine in (None, timing.machine) and timing.settings == deciding(settings):
                     found = timing
