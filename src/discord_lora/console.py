@@ -4,7 +4,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from rich.console import Console
@@ -58,9 +58,17 @@ def plainly(console: Console) -> Callable[[str], None]:
     return lambda line: console.print(line, markup=False)
 
 
+class _PatientProgress(Progress):
+    """A terminal that is gone (closed, hung up) is no reason to lose the work."""
+
+    def refresh(self) -> None:
+        with suppress(OSError):
+            super().refresh()
+
+
 def make_progress(console: Console) -> Progress:
     """A progress bar with counts and the time left; silent where nobody is watching."""
-    return Progress(
+    return _PatientProgress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
@@ -100,7 +108,8 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
             console.print(f"error: {problem}", style="red", markup=False)
         sys.exit(EXIT_USER_ERROR)
     except Interrupted as stop:
-        console.print(str(stop), markup=False)
+        with suppress(OSError):  # what stopped it may be the end of its terminal
+            console.print(str(stop), markup=False)
         sys.exit(EXIT_INTERRUPTED)
     except KeyboardInterrupt:
         # A second Ctrl+C must not print a traceback over the goodbye.

@@ -1,10 +1,8 @@
 """One training run from start or checkpoint to the finished adapter."""
 
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from discord_lora.finetuning.out_of_memory import try_largest
 from discord_lora.finetuning.processes import is_sharded
 from discord_lora.finetuning.run_folder import RunFolder
 from discord_lora.finetuning.run_log import RunLog
+from discord_lora.finetuning.stopping import stop_on_signal
 from discord_lora.finetuning.training_model import TrainingModel
 from discord_lora.finetuning.training_state import (
     TrainingState,
@@ -38,9 +37,12 @@ from discord_lora.finetuning.training_state import (
 )
 from discord_lora.hardware import Hardware, detect_hardware
 from discord_lora.settings import Settings
+from discord_lora.typed_command import script_command, typed_command
 
 LEAST_STEPS_TIMED = 20
 """Fewer steps say little about the next run."""
+
+GO_ON = "Run the same command again to go on:"
 
 
 @dataclass(slots=True)
@@ -119,8 +121,13 @@ class Session:
             steps=self.state.plan.steps,
             first_step=first_step,
             log_every_steps=self.settings.log_every_steps,
+            go_on=typed_command(),
+            talk=script_command("scripts/chat.py", "--adapter", self.folder.path),
         )
-        with log, stop_on_signal() as stop_requested:
+        is_main = self.state.accelerator.is_main_process
+        watched = self.folder.path if is_main else None
+        # The log within: a closing window waits until it has told the end.
+        with stop_on_signal(watched, log.say) as stop_requested, log:
             for checkpoint in self.damaged:
                 log.say(f"checkpoint {checkpoint} is damaged and was passed over")
             log.say(
@@ -150,10 +157,11 @@ class Session:
         Raises:
             Interrupted: a stop was asked for; everything is saved.
         """
-        with log.aside():
+        with log.aside("the try of the largest micro-batch"):
             tokens = try_largest(self.state, log.budget_halved, first_step)
         log.say(f"the largest micro-batch, {tokens:,} tokens, fits: {log.memory}")
         start_up = seconds_since_start()
+        self.state.model.register_forward_pre_hook(lambda *_: log.beat())  # each micro-batch
         if "base_nats_per_token" not in self.losses:
             self._measure(log, "base", 0, stop_requested)
         events = Events(
@@ -166,7 +174,7 @@ class Session:
             read_every_steps=self.settings.log_every_steps if self.hardware.is_cuda else 1,
         )
         if not fit(self.state, events, first_step):
-            raise Interrupted("Stopped and saved. Run the same command again to go on.")
+            raise Interrupted(f"Stopped and saved.\n{GO_ON}\n  {log.go_on}")
         training_seconds = log.training_seconds
         self._measure(log, "trained", self.state.plan.steps, stop_requested)
         self.info.steps = self.state.plan.steps
@@ -205,12 +213,14 @@ class Session:
     def _save(self, log: RunLog, step: int) -> None:
         accelerator = self.state.accelerator
         began = time.perf_counter()
-        with log.aside():
+        with log.aside("the save"):
             checkpoint = snapshot(self.state, step, self.progress)
             if accelerator.is_main_process:
-                save_checkpoint(self.folder.checkpoints, checkpoint)
+                saved = save_checkpoint(self.folder.checkpoints, checkpoint)
             accelerator.wait_for_everyone()
         self.save_seconds = time.perf_counter() - began
+        if accelerator.is_main_process:
+            log.saved(step, self.save_seconds, saved)
 
     def _measure(
         self, log: RunLog, name: str, step: int, stop_requested: Callable[[], bool]
@@ -221,11 +231,12 @@ class Session:
 
         def watch(messages: int) -> None:
             log.progress.update(bar, completed=messages)
+            log.beat()
             alone = self.state.accelerator.num_processes == 1
             if stop_requested() and name != "epoch" and alone:
-                raise Interrupted("Stopped. Run the same command again to go on.")
+                raise Interrupted(f"Stopped.\n{GO_ON}\n  {log.go_on}")
 
-        with log.aside():
+        with log.aside("the measurement of the held-out loss"):
             loss = evaluate(self.state, watch, log.budget_halved)
         log.progress.remove_task(bar)
         if loss is not None:
@@ -252,25 +263,3 @@ def with_its_token_budget(settings: Settings, checkpoint: Checkpoint) -> Setting
 def join_processes() -> PartialState:
     """The processes that `accelerate launch` started, or the only one there is."""
     return PartialState(cpu=not torch.cuda.is_available())
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """First Ctrl+C or SIGTERM: finish the step, save, stop. A second Ctrl+C leaves at once."""
-    requested: list[int] = []
-
-    def handle(number: int, _frame: object) -> None:
-        if requested:
-            raise KeyboardInterrupt
-        requested.append(number)
-        # Not through the log or rich: the signal may have come while they were writing.
-        os.write(2, b"\nStopping after this step and saving; Ctrl+C again leaves at once.\n")
-
-    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
-    kinds = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = {kind: signal.signal(kind, handle) for kind in kinds}
-    try:
-        yield lambda: bool(requested)
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
