@@ -1,4 +1,6 @@
 import io
+import os
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -6,7 +8,7 @@ import torch
 from rich.console import Console
 
 from discord_lora.analysis.morning.history import append_event, read_events
-from discord_lora.console import Interrupted, UserError
+from discord_lora.console import Interrupted, UserError, make_console
 from discord_lora.finetuning.loop import HeldOutLoss, StepResult
 from discord_lora.finetuning.run_log import RunLog
 from discord_lora.finetuning.telemetry import Reading
@@ -175,6 +177,20 @@ def test_a_terminal_that_is_gone_costs_its_lines_and_not_the_run(tmp_path, monke
     log.incident("x", "something")
     log.__exit__(None, None, None)
     assert [event["kind"] for event in events(tmp_path)] == ["step", "incident", "end"]
+
+
+def test_a_pipe_that_nobody_reads_any_more_does_not_end_the_run(tmp_path, monkeypatch):
+    """`train_lora.py | head` in the middle of a night."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    stdout = os.fdopen(writer, "w")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    with make_log(tmp_path, console=make_console()) as log:
+        log.incident("x", "something")
+        do_steps(log, 1, 2)
+    assert [event["kind"] for event in events(tmp_path)] == ["start", "incident", "step", "end"]
+    with pytest.raises(BrokenPipeError):
+        stdout.close()
 
 
 def test_time_that_was_slept_is_no_training_time(tmp_path):
