@@ -314,11 +314,12 @@ def test_a_long_function_is_seen(tmp_path):
         ("analysis/filtering", "analysis.report", True),
         ("analysis/report", "analysis.plan", False),
         ("analysis/plan", "analysis.filtering", False),
+        ("analysis/report", "analysis.morning", False),
     ],
 )
 def test_import_rules_see_a_breach(tmp_path, importer, imported, kept):
     stages = ("messages", "conversations", "analysis", "finetuning", "inference", "discord_bot")
-    analysis = ("analysis/report", "analysis/plan", "analysis/filtering")
+    analysis = tuple(f"analysis/{room}" for room in ("report", "plan", "filtering", "morning"))
     for room in (*stages, *analysis, "console"):
         plant(tmp_path, "", f"discord_lora/{room}/__init__.py")
     plant(tmp_path, "", "discord_lora/__init__.py")

@@ -155,28 +155,37 @@ def test_only_the_main_process_writes(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-class GoneTerminal(io.StringIO):
-    """What a terminal is after it was hung up."""
+class Terminal(io.StringIO):
+    """One that can be hung up."""
+
+    gone = False
 
     def isatty(self):
         return True
 
-    def write(self, _text):
-        raise OSError(5, "Input/output error")
+    def write(self, text):
+        if self.gone:
+            raise OSError(5, "Input/output error")
+        return super().write(text)
 
 
-def test_a_terminal_that_is_gone_costs_its_lines_and_not_the_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize("gone_at_start", [False, True])
+def test_a_terminal_that_is_gone_costs_its_lines_and_not_the_run(
+    tmp_path, monkeypatch, gone_at_start
+):
     monkeypatch.setattr("threading.excepthook", lambda _arguments: None)  # rich's own thread
-    console = Console(file=GoneTerminal(), force_terminal=True)
-    log = make_log(tmp_path, console=console)
-    with pytest.raises(OSError, match="Input/output"):
-        console.print("the console fails")
-    log.progress.live._started = True  # it was there when the run began
-    do_steps(log, 1, 2)
-    log.progress.add_task("measuring", total=3)
-    log.incident("x", "something")
-    log.__exit__(None, None, None)
-    assert [event["kind"] for event in events(tmp_path)] == ["step", "incident", "end"]
+    terminal = Terminal()
+    terminal.gone = gone_at_start
+    console = Console(file=terminal, force_terminal=True)
+    with make_log(tmp_path, console=console) as log:
+        do_steps(log, 1)
+        terminal.gone = True
+        with pytest.raises(OSError, match="Input/output"):
+            console.print("the console fails")
+        do_steps(log, 2)
+        log.progress.add_task("measuring", total=3)
+        log.incident("x", "something")
+    assert [event["kind"] for event in events(tmp_path)] == ["start", "step", "incident", "end"]
 
 
 def test_a_pipe_that_nobody_reads_any_more_does_not_end_the_run(tmp_path, monkeypatch):

@@ -88,13 +88,14 @@ class RunLog:
         # After that event: what was measured beyond this step is measured again.
         known = [it.get("nats_per_token") for it in read_events(self.history)]
         self.lowest = min((it for it in known if isinstance(it, float)), default=math.inf)
-        self.progress.start()
+        with suppress(OSError):  # the terminal may be gone
+            self.progress.start()
         self.watchdog.__enter__()
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         self.watchdog.__exit__()
-        with suppress(OSError):  # the terminal may be gone
+        with suppress(OSError):
             self.progress.stop()
         if error is None:
             self.ended("finished", "the adapter is finished")
