@@ -1,20 +1,24 @@
-"""What `accelerate launch` starts in the tests: MODE SCRIPT ARGUMENTS.
+"""A script with something amiss, as the tests start it: MODE SCRIPT ARGUMENTS.
 
 sharded: weights sharded over processes on the CPU. `accelerate launch` starts the processes with
     or without cards, but accelerate then shards on cards alone: without any it goes on as DDP
     does. torch's FSDP runs on both, so that one decision is changed here; all else is as on cards.
 memory-runs-out: once, in the second process, while the largest micro-batch is tried.
+slow-disk: the second checkpoint takes a minute to reach the disk.
+hangs: the third step stands still until the watchdog, set to a second, has said so.
 """
 
+import os
 import runpy
 import sys
+import time
 from pathlib import Path
 
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
-from discord_lora.finetuning import out_of_memory
+from discord_lora.finetuning import loop, out_of_memory, session, watchdog
 
 
 def sharded():
@@ -43,8 +47,44 @@ def memory_runs_out():
     out_of_memory.collate = fail_once
 
 
+def slow_disk():
+    save_checkpoint, fsync, saves = session.save_checkpoint, os.fsync, []
+
+    def counted(*arguments, **options):
+        saves.append(arguments)
+        return save_checkpoint(*arguments, **options)
+
+    def slow(number):
+        if len(saves) > 1:
+            print("writing", flush=True)
+            time.sleep(60)
+        fsync(number)
+
+    session.save_checkpoint = counted
+    os.fsync = slow
+
+
+def hangs():
+    watchdog.LEAST_SECONDS, watchdog.POLL_SECONDS = 1.0, 0.1
+    train_step = loop.train_step
+
+    def stand_still(state, events, step, examples):
+        if step == 3:
+            time.sleep(4)
+        return train_step(state, events, step, examples)
+
+    loop.train_step = stand_still
+
+
+MODES = {
+    "sharded": sharded,
+    "memory-runs-out": memory_runs_out,
+    "slow-disk": slow_disk,
+    "hangs": hangs,
+}
+
 if __name__ == "__main__":
-    {"sharded": sharded, "memory-runs-out": memory_runs_out}[sys.argv[1]]()
+    MODES[sys.argv[1]]()
     del sys.argv[:2]
     sys.path[0] = str(Path(sys.argv[0]).parent)
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -4,8 +4,10 @@ import os
 import runpy
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+from discord_lora.analysis.morning.history import read_events
 from discord_lora.messages.training_data import write_line
 from fakes import chatter, make_model, make_tokenizer
 
@@ -32,6 +34,14 @@ def start(script, *arguments, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+
+
+def wait_for_steps(process, logs, count, *, kind="step"):
+    """Until the history in `logs` has so many of them, or the process has ended."""
+    while process.poll() is None:
+        if sum(event["kind"] == kind for event in read_events(logs)) >= count:
+            return
+        time.sleep(0.02)
 
 
 def tiny_model_folder(tmp_path, model=None):

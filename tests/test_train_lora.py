@@ -5,11 +5,11 @@ import os
 import shutil
 import signal
 import sys
-import time
 
 import pytest
 
-from run_scripts import run_here, start, tiny_model_folder, write_chat
+from discord_lora.analysis.morning.history import read_events
+from run_scripts import run_here, start, tiny_model_folder, wait_for_steps, write_chat
 
 SCRIPT = "training/train_lora.py"
 
@@ -113,10 +113,12 @@ def test_a_whole_run_writes_a_plain_adapter_and_its_logs(tmp_path, monkeypatch, 
     log = (tmp_path / "logs" / "training.log").read_text(encoding="utf-8")
     for word in ("step 4 of 4", "loss", "learning rate", "messages/s", "tokens/s", "GB", "left"):
         assert word in log
-    records = [
-        json.loads(line) for line in (tmp_path / "logs" / "metrics.jsonl").read_text().splitlines()
-    ]
-    assert [r["step"] for r in records if "loss" in r] == [1, 2, 3, 4]
+    events = read_events(tmp_path / "logs" / "ada-tiny")
+    kinds = ("start", "held_out", "step", "step", "step", "step", "saved", "held_out", "end")
+    assert tuple(event["kind"] for event in events) == kinds
+    assert [event["step"] for event in events] == [0, 0, 1, 2, 3, 4, 4, 4, 4]
+    assert events[-1]["outcome"] == "finished"
+    assert events[-1]["next_command"].endswith(f"scripts/chat.py --adapter {folder}")
     assert list((tmp_path / "logs" / "tensorboard").rglob("events.out.*"))
     capsys.readouterr()
     assert run_here(monkeypatch, SCRIPT, *words) == 0
@@ -175,16 +177,14 @@ def finish(process):
 def test_a_run_stopped_by_ctrl_c_ends_as_an_undisturbed_one(tmp_path):
     """The real thing: sample model, NF4, dropout, two processes, compared byte for byte."""
     write_chat(tmp_path / "chat.jsonl")
-    undisturbed = arguments(tmp_path, output_dir=tmp_path / "undisturbed", persona="ada")
+    elsewhere = {"output_dir": tmp_path / "undisturbed", "logs_dir": tmp_path / "undisturbed-logs"}
+    undisturbed = arguments(tmp_path, persona="ada", **elsewhere)
     code, _, error = finish(start(SCRIPT, *undisturbed))
     assert code == 0, error
 
     words = arguments(tmp_path, persona="ada")
     process = start(SCRIPT, *words, PYTHONIOENCODING="cp1252")
-    metrics = tmp_path / "logs" / "metrics.jsonl"
-    before = metrics.read_text().count('"loss"')
-    while metrics.read_text().count('"loss"') < before + 2 and process.poll() is None:
-        time.sleep(0.05)
+    wait_for_steps(process, tmp_path / "logs" / "ada-sample", 2)
     os.kill(process.pid, signal.SIGINT)
     code, out, error = finish(process)
     assert code == 130, out + error

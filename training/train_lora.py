@@ -1,5 +1,6 @@
 """Fine-tune a LoRA adapter on data/training_data.jsonl."""
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -25,7 +26,8 @@ EXAMPLES = """\
   python training/train_lora.py --continue-from adapters/calm.heron-sample --epochs 0.5
                                                                   half an epoch more
 
-The same command goes on where it was stopped. Watch it from a second window:
+Ctrl+C, or a file named STOP in the run's folder, saves and stops; the same command goes on.
+Watch it from a second window:
   PowerShell: Get-Content logs/training.log -Wait -Tail 5     Linux: tail -f logs/training.log"""
 
 
@@ -50,18 +52,19 @@ def main() -> int | None:
             settings,
             dataset.voice,
             data_fingerprint,
-            fresh=args.fresh and processes.is_main_process,
+            fresh=args.fresh,
         )
-        if not folder.is_finished:
-            folder.create()
+        if processes.is_main_process and (args.fresh or not folder.is_finished):
+            folder.create(plainly(console), fresh=args.fresh)
     if folder.is_finished:
         say_finished(folder.path, console)
         return None
-    console.print(f"loading {settings.base_model}", markup=False)
-    session = Session.open(
-        settings, dataset, plan, location=location, folder=folder, console=console
-    )
-    session.run(console)
+    with closing(folder):
+        console.print(f"loading {settings.base_model}", markup=False)
+        session = Session.open(
+            settings, dataset, plan, location=location, folder=folder, console=console
+        )
+        session.run(console)
     say_finished(folder.path, console)
     return None
 

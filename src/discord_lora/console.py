@@ -4,8 +4,8 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import NoReturn
+from contextlib import contextmanager, suppress
+from typing import NoReturn, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -40,12 +40,20 @@ class Interrupted(Exception):  # noqa: N818 - it is not an error: the work is sa
     """The user stopped the work and everything is saved. The text says how to go on."""
 
 
+class _Console(Console):
+    """rich would leave with exit code 1, in the middle of whatever is being done."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        raise BrokenPipeError
+
+
 def make_console(*, stderr: bool = False, quiet: bool = False) -> Console:
     """A console that never fails on a character: a cp1252 window shows `?` instead."""
     stream = sys.stderr if stderr else sys.stdout
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")
-    return Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=not stream.isatty())
+    return _Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=not stream.isatty())
 
 
 def printable(text: str) -> str:
@@ -58,9 +66,17 @@ def plainly(console: Console) -> Callable[[str], None]:
     return lambda line: console.print(line, markup=False)
 
 
+class _PatientProgress(Progress):
+    """A terminal that is gone (closed, hung up) is no reason to lose the work."""
+
+    def refresh(self) -> None:
+        with suppress(OSError):
+            super().refresh()
+
+
 def make_progress(console: Console) -> Progress:
     """A progress bar with counts and the time left; silent where nobody is watching."""
-    return Progress(
+    return _PatientProgress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
@@ -100,7 +116,8 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
             console.print(f"error: {problem}", style="red", markup=False)
         sys.exit(EXIT_USER_ERROR)
     except Interrupted as stop:
-        console.print(str(stop), markup=False)
+        with suppress(OSError):  # what stopped it may be the end of its terminal
+            console.print(str(stop), markup=False)
         sys.exit(EXIT_INTERRUPTED)
     except KeyboardInterrupt:
         # A second Ctrl+C must not print a traceback over the goodbye.
@@ -111,3 +128,15 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
         # `script | head` closed the pipe: nobody is left to tell, and the work is not done.
         sys.stderr.close()
         sys.exit(EXIT_INTERRUPTED)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _drop_what_cannot_be_written(stream)
+
+
+def _drop_what_cannot_be_written(stream: TextIO) -> None:
+    """Python would try once more when it leaves, and leave with 120 instead of our exit code."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            stream.close()

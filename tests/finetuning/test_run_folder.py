@@ -1,6 +1,10 @@
+import errno
+import json
+
 import pytest
 
 from discord_lora.adapter_folder import RUN_FILE, WEIGHTS_FILE
+from discord_lora.analysis.morning.history import append_event, read_events
 from discord_lora.console import UserError
 from discord_lora.conversations.prompt_format import persona_voice, server_voice
 from discord_lora.finetuning.run_folder import HARMLESS, choose_run_folder
@@ -10,18 +14,20 @@ ADA = persona_voice("Ada", "id-Ada")
 
 
 def choose(tmp_path, *, fresh=False, data="d", **settings):
-    made = Settings(output_dir=tmp_path, persona="ada", **settings)
+    made = Settings(output_dir=tmp_path, logs_dir=tmp_path / "logs", persona="ada", **settings)
     return choose_run_folder(made, ADA, data, fresh=fresh)
 
 
 def begin(folder):
     """A run that has saved its first checkpoint."""
     folder.create()
+    folder.close()
     (folder.checkpoints / "step-00000001").mkdir()
 
 
 def finish(folder):
     folder.create()
+    folder.close()
     for name in (RUN_FILE, WEIGHTS_FILE):
         (folder.path / name).write_text("{}")
 
@@ -70,10 +76,79 @@ def test_fresh_starts_this_run_over_and_touches_no_other(tmp_path):
         choose(tmp_path, epochs=2)
     folder = choose(tmp_path, fresh=True, epochs=2)
     assert folder.path.name == "ada-sample-2"
-    assert not folder.path.exists()
+    assert folder.holds_work, "choosing alone deletes nothing"
+    folder.create(fresh=True)
+    assert not folder.holds_work
     assert finished.is_finished
-    assert choose(tmp_path, fresh=True).path == finished.path
-    assert not finished.path.exists()
+    again = choose(tmp_path, fresh=True)
+    assert again.path == finished.path
+    again.create(fresh=True)
+    assert not finished.is_finished
+    assert {path.name for path in again.path.iterdir()} == {".lock", "identity.json", "checkpoints"}
+
+
+def test_fresh_deletes_nothing_of_a_run_that_is_going_on(tmp_path):
+    running = choose(tmp_path)
+    begin(running)
+    running.create()
+    with pytest.raises(UserError, match="in use by another training"):
+        choose(tmp_path, fresh=True).create(fresh=True)
+    with pytest.raises(UserError, match="in use by another training"):
+        choose(tmp_path).create()
+    assert running.holds_work
+    running.close()
+    choose(tmp_path, fresh=True).create(fresh=True)
+    assert not running.holds_work
+
+
+def test_what_another_run_did_meanwhile_is_seen_once_the_folder_is_ours(tmp_path):
+    waiting = choose(tmp_path, epochs=2)
+    begin(choose(tmp_path))
+    with pytest.raises(UserError, match=r"EPOCHS was 1\.0, is 2\.0"):
+        waiting.create()
+
+
+def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch):
+    def refuse(_lock, *_arguments, **_options):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("filelock.BaseFileLock.acquire", refuse)
+    said = []
+    folder = choose(tmp_path)
+    folder.create(said.append)
+    assert (folder.path / "identity.json").is_file()
+    assert "cannot be locked (No locks available)" in said[0]
+    folder.close()
+
+
+def test_the_history_of_another_run_is_set_aside(tmp_path):
+    first = choose(tmp_path)
+    begin(first)
+    append_event(first.logs, "start", step=0)  # no folder yet: nothing
+    first.logs.mkdir(parents=True)
+    append_event(first.logs, "incident", step=3, what="out_of_memory", sentence="smaller")
+    choose(tmp_path).create()
+    assert len(read_events(first.logs)) == 1, "the same run goes on"
+    choose(tmp_path, fresh=True).create(fresh=True)
+    assert read_events(first.logs) == []
+    assert (first.logs / "before-history.jsonl").is_file()
+
+
+def test_what_only_replies_read_may_change_and_no_secret_is_compared():
+    secret = {
+        name for name, it in Settings.model_fields.items() if "SecretStr" in str(it.annotation)
+    }
+    replies = {"inference_url", "inference_model", "max_waiting_replies", "temperature"}
+    assert secret | replies <= HARMLESS
+
+
+def test_harmless_settings_of_an_earlier_version_are_no_difference(tmp_path):
+    folder = choose(tmp_path)
+    begin(folder)
+    file = folder.path / "identity.json"
+    old = json.loads(file.read_text()) | {"inference_url": "http://user:word@host"}
+    file.write_text(json.dumps(old))
+    choose(tmp_path).create()
 
 
 def test_names_say_who_and_which_model(tmp_path):

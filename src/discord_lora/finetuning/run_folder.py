@@ -4,16 +4,19 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from discord_lora.adapter_folder import RUN_FILE, WEIGHTS_FILE
+from discord_lora.analysis.morning.history import HISTORY_FILE
 from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.prompt_format import Voice
+from discord_lora.finetuning.run_lock import LOCK_FILE, RunLock
 from discord_lora.settings import BOT_SETTINGS, Settings
 
 IDENTITY_FILE = "identity.json"
@@ -34,6 +37,12 @@ HARMLESS = frozenset(
         "min_p",
         "repetition_penalty",
         "max_reply_tokens",
+        "reply_time_limit_seconds",
+        "max_concurrent_replies",
+        "max_waiting_replies",
+        "inference_url",
+        "inference_api_key",
+        "inference_model",
         "save_every_steps",
         "save_total_limit",
         "log_every_steps",
@@ -55,6 +64,12 @@ class RunFolder:
 
     path: Path
     identity: dict[str, Any]
+    logs: Path
+    """Its history and report."""
+    lock: RunLock = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lock", RunLock(self.path))
 
     @property
     def checkpoints(self) -> Path:
@@ -70,12 +85,26 @@ class RunFolder:
         steps = (path.name for path in self.checkpoints.glob("step-*"))
         return self.is_finished or any(name != UNTRAINED for name in steps)
 
-    def create(self) -> None:
-        """Make the folder and write down what this run is.
+    def create(
+        self, say: Callable[[str], None] = lambda _line: None, *, fresh: bool = False
+    ) -> None:
+        """Keep others out until `close`, make the folder and write down what this run is.
+
+        `fresh` deletes what is there first. One of several processes does it for all.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: another run is in it, or came before; or it cannot be written.
         """
+        self.lock.take(say)
+        # Only now nobody else changes it: what was found out before may be over.
+        stored = _stored_identity(self.path)
+        if fresh:
+            _delete(self.path)
+        elif self.holds_work and stored is not None and stored != self.identity:
+            raise UserError(_what_differs(self.path, stored, self.identity))
+        if fresh or not (self.holds_work or stored == self.identity):
+            with suppress(OSError):  # of another run
+                (self.logs / HISTORY_FILE).replace(self.logs / f"before-{HISTORY_FILE}")
         try:
             if _stored_identity(self.path) != self.identity:
                 shutil.rmtree(self.checkpoints, ignore_errors=True)
@@ -91,6 +120,10 @@ class RunFolder:
                 f"OUTPUT_DIR: cannot write into {self.path} ({error}); choose another folder."
             ) from None
 
+    def close(self) -> None:
+        """Let others in."""
+        self.lock.release()
+
 
 def choose_run_folder(
     settings: Settings, voice: Voice, data_fingerprint: str, *, fresh: bool
@@ -100,6 +133,8 @@ def choose_run_folder(
     The same command finds its own folder again. Other settings get a new numbered folder, unless
     a run is unfinished there or RUN_NAME asks for that folder.
 
+    With `fresh` it will be deleted, so that it may hold any run that is unfinished or ours.
+
     Raises:
         UserError: the folder holds another run; lists what differs.
     """
@@ -107,22 +142,27 @@ def choose_run_folder(
     name = settings.run_name or default_run_name(settings, voice)
     for number in count(1):
         suffix = "" if number == 1 else f"-{number}"
-        folder = RunFolder(settings.output_dir / (name + suffix), identity)
+        folder = RunFolder(
+            settings.output_dir / (name + suffix), identity, settings.logs_dir / (name + suffix)
+        )
         stored = _stored_identity(folder.path) if folder.holds_work else None
         is_ours = stored is None or stored == identity
         if not is_ours and folder.is_finished and not settings.run_name:
             continue
-        if fresh and stored is not None:
-            _delete(folder.path)
-        elif not is_ours:
+        if not is_ours and not fresh:
             raise UserError(_what_differs(folder.path, stored or {}, identity))
         return folder
     raise AssertionError("count() never ends")
 
 
 def _delete(path: Path) -> None:
+    """Everything but the lock, which has to outlive it."""
     try:
-        shutil.rmtree(path)
+        for entry in path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != LOCK_FILE:
+                entry.unlink()
     except OSError as error:
         raise UserError(
             f"--fresh: cannot delete {path} ({error}); close what uses it, or set another RUN_NAME."
@@ -159,7 +199,9 @@ def _slug(text: str) -> str:
 def _stored_identity(path: Path) -> dict[str, Any] | None:
     try:
         stored = json.loads((path / IDENTITY_FILE).read_text(encoding="utf-8"))
-        return stored if isinstance(stored, dict) else {}
+        # Harmless ones that an earlier version did not know for harmless are no difference.
+        known = stored.items() if isinstance(stored, dict) else ()
+        return {name: value for name, value in known if name not in HARMLESS}
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError):

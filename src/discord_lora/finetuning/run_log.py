@@ -1,20 +1,27 @@
-"""What a run says while it works: progress bar, `training.log`, `metrics.jsonl`, TensorBoard."""
+"""What a run says while it works: progress bar, `training.log`, its history, TensorBoard."""
 
-import json
-import os
+import math
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, Literal, Self
 
 from accelerate import Accelerator
 from rich.console import Console
 
-from discord_lora.console import UserError, make_progress
+from discord_lora.analysis.morning.history import Kind, append_event, read_events
+from discord_lora.console import Interrupted, UserError, make_progress
+from discord_lora.finetuning.calibration import seconds_since_start
 from discord_lora.finetuning.loop import HeldOutLoss, StepResult
+from discord_lora.finetuning.telemetry import CardWatch, Reading
+from discord_lora.finetuning.text_log import TextLog
+from discord_lora.finetuning.watchdog import Watchdog
 from discord_lora.hardware import Hardware
+
+LOG_FILE = "training.log"
 
 
 def format_duration(seconds: float) -> str:
@@ -23,7 +30,10 @@ def format_duration(seconds: float) -> str:
 
 
 class RunLog:
-    """Reports one training run. Use it as a context manager: it owns the bar and the file."""
+    """Reports one training run. Use it as a context manager: it owns bar, files and watchdog.
+
+    Of several processes only the main one writes.
+    """
 
     def __init__(
         self,
@@ -36,48 +46,109 @@ class RunLog:
         steps: int,
         first_step: int,
         log_every_steps: int,
+        go_on: str = "",
+        talk: str = "",
     ) -> None:
+        """`go_on` and `talk`: the commands to type after a run that stopped, and a finished one.
+
+        Raises:
+            UserError: `folder` cannot be written.
+        """
         self.console = console
         self.hardware = hardware
         self.accelerator = accelerator
-        self.run = run
         self.steps = steps
         self.first_step = first_step
+        self.step = first_step
         self.log_every_steps = log_every_steps
+        self.go_on, self.talk = go_on, talk
         self.started = time.perf_counter()
         self.paused = 0.0
         self.messages = 0
         self.tokens = 0
-        names = ["training.log", "metrics.jsonl"]
-        if not accelerator.is_main_process:
-            names = [os.devnull, os.devnull]  # one of several processes speaks for all
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.text, self.metrics = (
-                (folder / name).open("a", encoding="utf-8", newline="\n") for name in names
-            )
-        except OSError as error:
-            raise UserError(f"LOGS_DIR: cannot write into {folder} ({error}).") from None
+        self.history = folder / run
+        self.text: TextLog | None = None
+        self.ended_already = False
+        if accelerator.is_main_process:
+            try:
+                self.history.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"LOGS_DIR: cannot write into {self.history} ({error}).") from None
+            self.text = TextLog(folder / LOG_FILE)
+        self.card = CardWatch(hardware.device)
+        self.watchdog = Watchdog(
+            incident=self.incident, write=self._write_line, slept=self._slept, first_step=first_step
+        )
         self.progress = make_progress(console)
         self.bar = self.progress.add_task("training", total=steps, completed=first_step)
+        self.lowest = math.inf
 
     def __enter__(self) -> Self:
-        self.progress.start()
+        self.event("start", step=self.first_step)
+        # After that event: what was measured beyond this step is measured again.
+        known = [it.get("nats_per_token") for it in read_events(self.history)]
+        self.lowest = min((it for it in known if isinstance(it, float)), default=math.inf)
+        with suppress(OSError):  # the terminal may be gone
+            self.progress.start()
+        self.watchdog.__enter__()
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        self.progress.stop()
-        if error is not None:
-            # In the morning the log has to say why it ended.
-            self._write_line(f"stopped: {str(error) or type(error).__name__}")
-        for file in (self.text, self.metrics):
-            with suppress(OSError):  # a full disk must not hide why the run ended
-                file.close()
+        self.watchdog.__exit__()
+        with suppress(OSError):
+            self.progress.stop()
+        if error is None:
+            self.ended("finished", "the adapter is finished")
+        elif isinstance(error, Interrupted | KeyboardInterrupt):
+            lines = str(error).splitlines() or ["left at once; the last checkpoint is whole"]
+            self.ended("stopped", lines[0])
+        else:
+            if not isinstance(error, UserError):
+                self._write_line("".join(traceback.format_exception(error)).rstrip())
+            self.ended("failed", str(error) or type(error).__name__)
+        if self.text:
+            self.text.close()
 
     def say(self, sentence: str) -> None:
         """A line for the log and for whoever is watching."""
         self._write_line(sentence)
-        self.console.print(sentence, markup=False)
+        self._show(sentence)
+
+    def event(self, kind: Kind, **values: Any) -> None:
+        """A line for the run's history; what each kind holds is documented there."""
+        if self.text:
+            append_event(self.history, kind, **values)
+
+    def incident(self, what: str, sentence: str) -> None:
+        """Something out of the ordinary, for the log, the history and whoever is watching.
+
+        `what` is one word for it, such as `out_of_memory`. From any thread.
+        """
+        self.event("incident", step=self.step, what=what, sentence=sentence)
+        self.say(sentence)
+
+    def saved(self, step: int, seconds: float, folder: Path) -> None:
+        """A checkpoint is on the disk, in `folder`."""
+        size = 0
+        with suppress(OSError):
+            size = sum(file.stat().st_size for file in folder.iterdir())
+        self.event("saved", step=step, seconds=round(seconds, 3), bytes=size)
+
+    def ended(self, outcome: Literal["finished", "stopped", "failed"], sentence: str) -> None:
+        """The end, told once: leaving the context does it if nobody did before."""
+        if self.ended_already:
+            return
+        self.ended_already = True
+        self._write_line(f"{outcome}: {sentence}")
+        self.event(
+            "end",
+            step=self.step,
+            outcome=outcome,
+            sentence=sentence,
+            seconds=round(seconds_since_start(), 1),
+            peak_bytes=self.hardware.peak_bytes(),
+            next_command=self.talk if outcome == "finished" else self.go_on,
+        )
 
     @property
     def training_seconds(self) -> float:
@@ -86,41 +157,49 @@ class RunLog:
 
     @property
     def memory(self) -> str:
-        used, total = self.hardware.used_bytes(), self.hardware.total_bytes
-        return f"memory {used / 1e9:.1f} of {total / 1e9:.1f} GB"
+        return self._memory(self.hardware.used_bytes())
 
     def stepped(self, result: StepResult) -> None:
         """Count one optimizer step; write a line every LOG_EVERY_STEPS and after the last."""
         loss = result.loss
+        self.step = result.step
+        self.watchdog.stepped(result.step)
         self.messages += result.messages
         self.tokens += result.tokens
         self.progress.update(self.bar, completed=result.step)
         if loss is None:
             return
         self.progress.update(self.bar, description=f"training, loss {loss:.3f}")
-        if result.step % self.log_every_steps and result.step != self.steps:
-            return
+        if result.step % self.log_every_steps == 0 or result.step == self.steps:
+            self._report(result, loss, self.card.read())
+
+    def _report(self, result: StepResult, loss: float, card: Reading) -> None:
         elapsed = self.training_seconds
         rate = elapsed / (result.step - self.first_step)
+        memory = self.hardware.used_bytes() if card.memory_bytes is None else card.memory_bytes
+        figures = {
+            "loss": loss,
+            "learning_rate": result.learning_rate,
+            "messages_per_second": self.messages / elapsed,
+            "tokens_per_second": self.tokens / elapsed,
+        }
         line = (
             f"step {result.step:,} of {self.steps:,}  loss {loss:.4f}  "
-            f"learning rate {result.learning_rate:.2e}  {self.messages / elapsed:.2f} messages/s  "
-            f"{self.tokens / elapsed:.0f} tokens/s  {self.memory}  "
+            f"learning rate {result.learning_rate:.2e}  "
+            f"{figures['messages_per_second']:.2f} messages/s  "
+            f"{figures['tokens_per_second']:.0f} tokens/s  {self._memory(memory)}  "
+            f"{card.words()}{'  ' if card.words() else ''}"
             f"left {format_duration(rate * (self.steps - result.step))}"
         )
         self._write_line(line)
         if not self.console.is_terminal:
-            self.console.print(line, markup=False)
-        self._measure(
-            result.step,
-            {
-                "loss": loss,
-                "learning_rate": result.learning_rate,
-                "messages_per_second": self.messages / elapsed,
-                "tokens_per_second": self.tokens / elapsed,
-                "memory_gb": self.hardware.used_bytes() / 1e9,
-            },
-        )
+            self._show(line)
+        self.event("step", step=result.step, **figures, memory_bytes=memory, **card.event())
+        of_card = {name: value for name, value in card.event().items() if name != "throttled"}
+        self._track(result.step, {**figures, "memory_gb": memory / 1e9, **of_card})
+        too_hot = self.card.too_hot_for_long(card)
+        if too_hot:
+            self.incident("heat", too_hot)
 
     def held_out(self, step: int, loss: HeldOutLoss) -> None:
         """Report one measurement of the held-out loss."""
@@ -129,7 +208,14 @@ class RunLog:
             f"{loss.perplexity:.1f}, {loss.bits_per_character:.4f} bits/character "
             f"({loss.messages:,} messages)"
         )
-        self._measure(
+        best = loss.nats_per_token < self.lowest
+        self.lowest = min(self.lowest, loss.nats_per_token)
+        figures = {
+            "nats_per_token": loss.nats_per_token,
+            "bits_per_character": loss.bits_per_character,
+        }
+        self.event("held_out", step=step, **figures, messages=loss.messages, best=best)
+        self._track(
             step,
             {
                 "held_out_loss": loss.nats_per_token,
@@ -137,31 +223,37 @@ class RunLog:
             },
         )
 
-    def incident(self, _what: str, sentence: str) -> None:
-        self.say(sentence)
+    def beat(self) -> None:
+        """A sign of life from work that takes long: the watchdog wants one."""
+        self.watchdog.beat()
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Time spent here is not training time: rates and the time left leave it out."""
+    def aside(self, work: str = "the work beside training") -> Iterator[None]:
+        """Time spent here is not training time: rates and the time left leave it out.
+
+        `work` is what the watchdog calls it.
+        """
         started = time.perf_counter()
         try:
-            yield
+            with self.watchdog.beside(work):
+                yield
         finally:
             self.paused += time.perf_counter() - started
 
-    def _write_line(self, text: str) -> None:
-        now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-        _append(self.text, f"{now}  {text}\n")
+    def _memory(self, used: int) -> str:
+        return f"memory {used / 1e9:.1f} of {self.hardware.total_bytes / 1e9:.1f} GB"
 
-    def _measure(self, step: int, values: dict[str, Any]) -> None:
-        record = {"run": self.run, "time": time.time(), "step": step, **values}
-        _append(self.metrics, json.dumps(record) + "\n")
+    def _slept(self, seconds: float) -> None:
+        self.paused += seconds
+
+    def _write_line(self, text: str) -> None:
+        if self.text:
+            self.text.write(text)
+
+    def _show(self, text: str) -> None:
+        with suppress(OSError):  # a terminal that is gone costs its line, not the run
+            self.console.print(text, markup=False)
+
+    def _track(self, step: int, values: dict[str, Any]) -> None:
         with suppress(OSError):
             self.accelerator.log(values, step=step)
-
-
-def _append(file: TextIO, line: str) -> None:
-    """A log that cannot be written costs the line, not the run."""
-    with suppress(OSError):
-        file.write(line)
-        file.flush()
