@@ -83,12 +83,13 @@ class RunFolder:
 
 
 def choose_run_folder(
-    settings: Settings, voice: Voice, data_fingerprint: str, *, fresh: bool
+    settings: Settings, voice: Voice, data_fingerprint: str, *, fresh: bool, keep: bool = False
 ) -> RunFolder:
     """The folder for this run, existing or new.
 
     The same command finds its own folder again. Other settings get a new numbered folder, unless
-    a run is unfinished there or RUN_NAME asks for that folder.
+    a run is unfinished there or RUN_NAME asks for that folder. With `keep` nothing is deleted,
+    whatever `fresh` says.
 
     Raises:
         UserError: the folder holds another run; lists what differs.
@@ -103,7 +104,8 @@ def choose_run_folder(
         if not is_ours and folder.is_finished and not settings.run_name:
             continue
         if fresh and stored is not None:
-            _delete(folder.path)
+            if not keep:
+                _delete(folder.path)
         elif not is_ours:
             raise UserError(_what_differs(folder.path, stored or {}, identity))
         return folder

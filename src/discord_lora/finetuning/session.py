@@ -1,7 +1,9 @@
 """One training run from start or checkpoint to the finished adapter."""
 
 import os
+import shlex
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,8 +24,10 @@ from discord_lora.conversations.packing import TrainingPlan
 from discord_lora.finetuning.adapter import attach_adapter, library_versions, save_adapter
 from discord_lora.finetuning.calibration import seconds_since_start, timing_of_run
 from discord_lora.finetuning.checkpoints import Checkpoint, load_newest, save_checkpoint
+from discord_lora.finetuning.keep_awake import kept_awake
 from discord_lora.finetuning.loop import Events, HeldOutLoss, evaluate, fit
 from discord_lora.finetuning.out_of_memory import try_largest
+from discord_lora.finetuning.prediction import announce
 from discord_lora.finetuning.processes import is_sharded
 from discord_lora.finetuning.run_folder import RunFolder
 from discord_lora.finetuning.run_log import RunLog
@@ -120,7 +124,8 @@ class Session:
             first_step=first_step,
             log_every_steps=self.settings.log_every_steps,
         )
-        with log, stop_on_signal() as stop_requested:
+        awake = kept_awake(log.say, wanted=self.settings.keep_awake)
+        with log, stop_on_signal() as stop_requested, awake:
             for checkpoint in self.damaged:
                 log.say(f"checkpoint {checkpoint} is damaged and was passed over")
             log.say(
@@ -153,6 +158,17 @@ class Session:
         with log.aside():
             tokens = try_largest(self.state, log.budget_halved, first_step)
         log.say(f"the largest micro-batch, {tokens:,} tokens, fits: {log.memory}")
+        announce(
+            self.state,
+            self.settings,
+            self.hardware,
+            log.say,
+            run=self.folder.path.name,
+            voice=self.info.voice.name,
+            command=shlex.join(["python", *sys.argv]),
+            first_step=first_step,
+            largest_row=tokens,
+        )
         start_up = seconds_since_start()
         if "base_nats_per_token" not in self.losses:
             self._measure(log, "base", 0, stop_requested)
