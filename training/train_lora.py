@@ -61,12 +61,12 @@ def main() -> int | None:
                 keep=args.check,
             )
         run = Run(settings, dataset, plan, location, folder, fresh=args.fresh)
-        if args.check:
-            check(run, console)
-            return None
-        if not folder.is_finished:
+        if not (args.check or folder.is_finished):
             preflight(run, console)
             folder.create()
+    if args.check:
+        check(run, console)
+        return None
     if folder.is_finished:
         say_finished(folder.path, console)
         return None
