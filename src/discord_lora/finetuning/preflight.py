@@ -200,6 +200,7 @@ def check(run: Run, console: Console) -> None:
         pass
     more = doubts_when_loaded(state, settings, hardware, taken, tokens)
     show_doubts([*found.doubts, *more], console)
+    state.accelerator.end_training()
     plainly(console)("ready: run the same command without --check")
 
 
