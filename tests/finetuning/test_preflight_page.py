@@ -1,9 +1,11 @@
 """The page of `--check` on a card that is not here: everything it says is handed to it."""
 
+import io
 from datetime import datetime
 
 import pytest
 import torch
+from rich.console import Console
 
 from discord_lora.analysis.plan.night import RunTime
 from discord_lora.console import make_console
@@ -45,6 +47,15 @@ def test_a_turing_card_is_shown_with_the_reason_for_fp16(capsys):
     assert "fp16: compute capability 7.5 (Turing) is below 8.0, and bf16 only emulated" in text
     assert "10.9 of 11.8 GB free on the card; 20.0 of 32.0 GB RAM free" in text
     assert "Sysmem" not in text
+
+
+def test_a_row_is_wrapped_within_its_column_on_a_terminal():
+    console = Console(width=40, file=io.StringIO(), force_terminal=True)
+    show(console, "memory", "10.9 of 11.8 GB free on the card; 20.0 of 32.0 GB RAM [free]")
+    first, *rest = console.file.getvalue().splitlines()
+    assert first.startswith("memory      10.9 of")
+    assert rest and all(line.startswith(" " * 12) for line in rest)
+    assert "[free]" in rest[-1]
 
 
 def test_on_windows_it_says_what_is_done_about_spilling(capsys):

@@ -18,6 +18,10 @@ Row = tuple[str, str]
 
 
 def show(console: Console, label: str, text: str) -> None:
+    """A row. Its text is wrapped in its column where somebody watches, and nowhere else."""
+    if not console.is_terminal:
+        console.print(f"{label:<{LABEL_WIDTH}} {text}", markup=False)
+        return
     table = Table.grid(padding=(0, 1))
     table.add_column(width=LABEL_WIDTH, no_wrap=True)
     table.add_column(overflow="fold")
