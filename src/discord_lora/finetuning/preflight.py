@@ -78,7 +78,11 @@ class Found:
 
 
 def look(run: Run) -> Found:
-    """Everything that can be known without loading the model; nothing is written."""
+    """Everything that can be known without loading the model; nothing is written.
+
+    Raises:
+        UserError: the model's configuration cannot be read.
+    """
     settings, plan = run.settings, run.plan
     hardware = detect_hardware(PartialState().local_process_index)
     weights, room = None, None
