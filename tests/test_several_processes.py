@@ -147,3 +147,11 @@ def test_memory_that_runs_out_in_one_process_halves_the_pieces_of_all(tmp_path):
     checkpoint = next(Path(tmp_path / "two" / "server-tiny" / "checkpoints").glob("step-*"))
     progress = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
     assert progress["token_budget"] == 100
+
+
+@pytest.mark.slow
+def test_two_processes_check_together_and_one_speaks(tmp_path):
+    out = train([*arguments(tmp_path, **prepare(tmp_path)), "--check"], DDP)
+    assert out.count("went forth and back") == 1
+    assert out.count("ready: run the same command without --check") == 1
+    assert not (tmp_path / "adapters").exists()

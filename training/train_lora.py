@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   python training/train_lora.py                                   all from .env
   python training/train_lora.py --max-steps 500                   a first look at the data
+  python training/train_lora.py --check                           in seconds: will it run?
   python training/train_lora.py --persona calm.heron --epochs 2   clone one member
   python training/train_lora.py --continue-from adapters/calm.heron-sample --epochs 0.5
                                                                   half an epoch more
@@ -36,26 +37,35 @@ def main() -> int | None:
     parser.add_argument(
         "--fresh", action="store_true", help="delete this run's folder and start over"
     )
+    parser.add_argument(
+        "--check", action="store_true", help="do everything but train: will it run, and how long?"
+    )
     add_setting_options(parser)
     args, settings = parse_with_settings(parser)
     # Imported from here on so that --help and settings errors answer at once.
+    from discord_lora.finetuning.preflight import Run, check, preflight
+    from discord_lora.finetuning.refusals import all_problems_at_once
     from discord_lora.finetuning.run_folder import choose_run_folder, fingerprint
     from discord_lora.finetuning.session import Session, join_processes
 
     processes = join_processes()
     console = make_console(quiet=not processes.is_main_process)
     with processes.main_process_first():
-        dataset, location = load_dataset(settings, console)
-        data_fingerprint = fingerprint(dataset.training_examples)
-        plan = make_plan(settings, dataset, data_fingerprint, console)
-        folder = choose_run_folder(
-            settings,
-            dataset.voice,
-            data_fingerprint,
-            fresh=args.fresh,
-        )
-        if processes.is_main_process and (args.fresh or not folder.is_finished):
-            folder.create(plainly(console), fresh=args.fresh)
+        with all_problems_at_once(settings, fresh=args.fresh):
+            dataset, location = load_dataset(settings, console)
+            data_fingerprint = fingerprint(dataset.training_examples)
+            plan = make_plan(settings, dataset, data_fingerprint, console)
+            folder = choose_run_folder(
+                settings, dataset.voice, data_fingerprint, fresh=args.fresh
+            )
+        run = Run(settings, dataset, plan, location, folder, fresh=args.fresh)
+        if not (args.check or run.is_finished):
+            preflight(run, console)
+            if processes.is_main_process:
+                folder.create(plainly(console), fresh=args.fresh)
+    if args.check:
+        check(run, console)
+        return None
     if folder.is_finished:
         say_finished(folder.path, console)
         return None

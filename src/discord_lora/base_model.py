@@ -68,7 +68,7 @@ def load_base_model(
         UserError: model not found, no network, or not enough memory.
     """
     _refuse_pickled(location)
-    _check_memory(location, hardware, quantization, sharded_over)
+    check_memory(location, hardware, quantization, sharded_over)
     config = _from_hub(AutoConfig.from_pretrained, location)
     options: dict[str, Any] = {
         "dtype": hardware.dtype,
@@ -155,8 +155,24 @@ def _hub_problem(location: str, error: Exception) -> str:
     return f"BASE_MODEL: {location} cannot be loaded: {text[:300]}. Check the name and the network."
 
 
-def _check_memory(location: str, hardware: Hardware, quantization: str, sharded_over: int) -> None:
-    """Refuse before minutes of loading what cannot fit afterwards."""
+def reads_at_once(location: str) -> int | None:
+    """The longest text in tokens that the model was made for; None if it does not say.
+
+    Raises:
+        UserError: there is no such model to be had.
+    """
+    config = _from_hub(AutoConfig.from_pretrained, location).get_text_config()
+    return getattr(config, "max_position_embeddings", None)
+
+
+def check_memory(
+    location: str, hardware: Hardware, quantization: str, sharded_over: int = 0
+) -> None:
+    """Refuse before minutes of loading what cannot fit afterwards.
+
+    Raises:
+        UserError: the weights need more than is free.
+    """
     needed = weight_bytes(location, hardware, quantization) // max(1, sharded_over)
     free = hardware.free_bytes()
     if needed > free:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import psutil
+import pynvml
 import torch
 
 from discord_lora.analysis.plan.cards import find_card
@@ -41,10 +42,23 @@ class Hardware:
     precision: Precision
     """Mixed precision in accelerate's words."""
     total_bytes: int
+    capability: tuple[int, int] | None = None
+    """CUDA's compute capability; None without a card."""
 
     @property
     def is_cuda(self) -> bool:
         return self.device.type == "cuda"
+
+    @property
+    def why_dtype(self) -> str:
+        """Why the numbers have the format that they have."""
+        if self.capability is None:
+            return "fp32: a CPU computes in it faster than in 16 bits"
+        of_the_card = "compute capability {}.{}".format(*self.capability)
+        if self.capability >= BF16_CAPABILITY:
+            return f"bf16: {of_the_card} is at least 8.0"
+        turing = " (Turing)" if self.capability == (7, 5) else ""
+        return f"fp16: {of_the_card}{turing} is below 8.0, and bf16 only emulated there"
 
     def free_bytes(self) -> int:
         """Memory that could be taken now, on the card or, without one, of the computer."""
@@ -153,11 +167,25 @@ def detect_hardware(index: int = 0) -> Hardware:
         return Hardware(torch.device("cpu"), "CPU", torch.float32, "no", total)
     device = torch.device("cuda", index)
     card = torch.cuda.get_device_properties(device)
-    has_bf16 = torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
+    capability = torch.cuda.get_device_capability(device)
+    has_bf16 = capability >= BF16_CAPABILITY
     return Hardware(
         device=device,
         name=card.name,
         dtype=torch.bfloat16 if has_bf16 else torch.float16,
         precision="bf16" if has_bf16 else "fp16",
         total_bytes=card.total_memory,
+        capability=capability,
     )
+
+
+def driver_version() -> str:
+    """Of NVIDIA's driver; empty where there is none to ask."""
+    try:
+        pynvml.nvmlInit()
+        try:
+            return str(pynvml.nvmlSystemGetDriverVersion())
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return ""

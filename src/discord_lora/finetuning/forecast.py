@@ -1,8 +1,9 @@
 """From settings and data to the plan of the night: what would be trained, on what, for how long."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from datetime import datetime
 from multiprocessing import get_context
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from discord_lora.analysis.plan.cards import find_card
 from discord_lora.analysis.plan.estimates import Fit, Machine
+from discord_lora.analysis.plan.memory import MemoryPlan
 from discord_lora.analysis.plan.model_shapes import MODELS, ModelShape
 from discord_lora.analysis.plan.night import (
     NightPlan,
@@ -37,10 +39,15 @@ from discord_lora.conversations.packing import TrainingPlan, pack, plan_training
 from discord_lora.env_file import write_env
 from discord_lora.finetuning.adapter import attach_adapter, steps_already_seen
 from discord_lora.finetuning.calibration import calibrate
+from discord_lora.finetuning.processes import is_sharded
 from discord_lora.finetuning.run_folder import fingerprint
 from discord_lora.finetuning.training_model import TrainingModel
-from discord_lora.finetuning.training_state import build_state, make_accelerator
-from discord_lora.hardware import detect_hardware
+from discord_lora.finetuning.training_state import (
+    TrainingState,
+    build_state,
+    make_accelerator,
+)
+from discord_lora.hardware import Hardware, detect_hardware
 from discord_lora.model_location import locate_base_model
 from discord_lora.sample import SAMPLE_MODEL_NAME
 from discord_lora.settings import Settings, set_in_environment
@@ -99,25 +106,65 @@ def forecast(settings: Settings, asked: Asked, console: Console) -> NightPlan:
     dataset = open_with_any_tokenizer(settings, say)
     hardware = detect_hardware()
     machine = Machine.of_card(card) if card else hardware.machine()
-    epoch = plan_of(settings, dataset, epochs=1.0, max_steps=0)
     run = plan_as_set(settings, dataset)
     shape = model_shape(settings.base_model, locate_base_model(settings.base_model, say))
     if asked.calibrate:
         add_timing(settings.logs_dir, in_a_process_of_its_own(settings, console))
     at_hand = card is None or card == find_card(hardware.name)
     timing = newest_timing(settings.logs_dir, hardware.description, settings) if at_hand else None
-    made, day = look_ahead(settings, dataset, epoch, shape, machine)
-    rows = [row for step in steps_in_rows(settings, run, made.plan.token_budget) for row in step]
+    return night_of(
+        settings,
+        run,
+        dataset.validation_examples,
+        shape,
+        machine,
+        timing=timing,
+        seconds_per_step=asked.seconds_per_step,
+        looks_filtered=asked.looks_filtered,
+    )
+
+
+def night_of(
+    settings: Settings,
+    run: TrainingPlan,
+    held_out: Sequence[TokenizedExample],
+    shape: ModelShape,
+    machine: Machine,
+    *,
+    timing: Timing | None,
+    memory: MemoryPlan | None = None,
+    first_step: int = 0,
+    seconds_per_step: float | None = None,
+    looks_filtered: bool = False,
+) -> NightPlan:
+    """Plan the night of a run whose data are at hand.
+
+    Args:
+        settings: of the run.
+        run: its steps.
+        held_out: examples whose loss is measured.
+        shape: the model.
+        machine: where it runs.
+        timing: what was found there before.
+        memory: as it was decided on the loaded model; None: as it would be.
+        first_step: steps that are done already.
+        seconds_per_step, looks_filtered: as `Asked` has them.
+    """
+    epoch = replace(run, steps=run.steps_per_epoch, skip_steps=0)
+    made, day = look_ahead(settings, epoch, held_out, shape, machine, memory)
+    steps = steps_in_rows(settings, run, made.plan.token_budget, first_step)
+    rows = [row for step in steps for row in step]
     return plan_night(
         settings,
         day,
         made,
         messages=epoch.messages,
-        as_set=Work.of(rows, steps=run.steps),
-        largest_row=max(sum(map(len, row)) for row in rows),
+        as_set=Work.of(rows, steps=run.steps - first_step),
+        largest_row=max((sum(map(len, row)) for row in rows), default=0),
+        first_step=first_step,
         timing=timing,
-        seconds_per_step=asked.seconds_per_step,
-        looks_filtered=asked.looks_filtered,
+        seconds_per_step=seconds_per_step,
+        looks_filtered=looks_filtered,
     )
 
 
@@ -136,49 +183,45 @@ def open_with_any_tokenizer(settings: Settings, say: Callable[[str], None]) -> D
 
 def plan_as_set(settings: Settings, dataset: Dataset) -> TrainingPlan:
     """The run that the settings ask for."""
-    return plan_of(
-        settings,
-        dataset,
-        epochs=settings.epochs,
-        max_steps=settings.max_steps,
-        skip_steps=steps_already_seen(settings, fingerprint(dataset.training_examples)),
-    )
-
-
-def plan_of(
-    settings: Settings, dataset: Dataset, *, epochs: float, max_steps: int, skip_steps: int = 0
-) -> TrainingPlan:
     return plan_training(
         dataset.training_examples,
         messages_per_step=settings.messages_per_step,
-        epochs=epochs,
-        max_steps=max_steps,
+        epochs=settings.epochs,
+        max_steps=settings.max_steps,
         seed=settings.seed,
-        skip_steps=skip_steps,
+        skip_steps=steps_already_seen(settings, fingerprint(dataset.training_examples)),
     )
 
 
 def look_ahead(
     settings: Settings,
-    dataset: Dataset,
     epoch: TrainingPlan,
+    held_out: Sequence[TokenizedExample],
     shape: ModelShape,
     machine: Machine,
+    memory: MemoryPlan | None = None,
 ) -> tuple[Fit, Workday]:
     """How the model fits, and one epoch's work."""
     tokens = [sum(map(len, examples)) for examples in epoch.walk()]
     made = fit_data(shape, machine, settings, tokens, max(map(len, epoch.examples)))
+    if memory is not None:
+        made = replace(made, plan=memory)
     budget = made.plan.token_budget
-    held_out = pack(dataset.validation_examples, budget, packing=settings.packing)
-    rows = steps_in_rows(settings, epoch, budget)
-    return made, workday(rows, held_out, settings.save_every_steps)
+    day = workday(
+        steps_in_rows(settings, epoch, budget),
+        pack(held_out, budget, packing=settings.packing),
+        settings.save_every_steps,
+        eval_every_steps=settings.eval_every_steps,
+        sample_answers=settings.sample_answers,
+    )
+    return made, day
 
 
 def steps_in_rows(
-    settings: Settings, plan: TrainingPlan, token_budget: int
+    settings: Settings, plan: TrainingPlan, token_budget: int, first_step: int = 0
 ) -> Iterator[list[list[TokenizedExample]]]:
     """The micro-batches of each step, as training will pack them."""
-    for examples in plan.walk():
+    for examples in plan.walk(first_step):
         yield pack(examples, token_budget, packing=settings.packing)
 
 
@@ -206,17 +249,32 @@ def calibrated(settings: Settings, quiet: bool) -> Timing:
     # Of the run as it is set: how much its largest micro-batch takes is measured, not inferred.
     plan = plan_as_set(settings, dataset)
     hardware = detect_hardware()
-    accelerator = make_accelerator(settings, hardware, "calibration")
-    model = load_base_model(location, hardware, settings.quantization)
-    model = TrainingModel(attach_adapter(model, settings))
-    state = build_state(model, plan, dataset, settings, accelerator, hardware, say)
+    state = loaded_state(settings, dataset, plan, location, hardware, say)
     with make_progress(console) as progress:
         bar = progress.add_task("timing micro-batches", total=1)
-        timing = calibrate(
+        return calibrate(
             state,
             settings,
             hardware,
             lambda done, total: progress.update(bar, completed=done, total=total),
         )
-    accelerator.end_training()
-    return timing
+
+
+def loaded_state(
+    settings: Settings,
+    dataset: Dataset,
+    plan: TrainingPlan,
+    location: str,
+    hardware: Hardware,
+    say: Callable[[str], None],
+) -> TrainingState:
+    """What training would work on, of which nothing will be kept.
+
+    Raises:
+        UserError: model, adapter settings or memory do not fit.
+    """
+    accelerator = make_accelerator(settings, hardware, None)
+    sharded_over = accelerator.num_processes if is_sharded(accelerator) else 0
+    model = load_base_model(location, hardware, settings.quantization, sharded_over=sharded_over)
+    model = TrainingModel(attach_adapter(model, settings))
+    return build_state(model, plan, dataset, settings, accelerator, hardware, say)

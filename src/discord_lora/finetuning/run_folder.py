@@ -106,7 +106,7 @@ class RunFolder:
             with suppress(OSError):  # of another run
                 (self.logs / HISTORY_FILE).replace(self.logs / f"before-{HISTORY_FILE}")
         try:
-            if _stored_identity(self.path) != self.identity:
+            if not self.holds_work and stored != self.identity:
                 shutil.rmtree(self.checkpoints, ignore_errors=True)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             if _stored_identity(self.path) != self.identity:

@@ -120,17 +120,21 @@ class TrainingState:
         return [batch.to(self.accelerator.device) for batch in batches]
 
 
-def make_accelerator(settings: Settings, hardware: Hardware, run: str) -> Accelerator:
-    """Mixed precision, devices, processes and TensorBoard are accelerate's."""
+def make_accelerator(settings: Settings, hardware: Hardware, run: str | None) -> Accelerator:
+    """Mixed precision, devices, processes and TensorBoard are accelerate's.
+
+    Without a `run` nothing is written.
+    """
     logging_dir = settings.logs_dir / "tensorboard"
     try:
-        logging_dir.mkdir(parents=True, exist_ok=True)
+        if run is not None:
+            logging_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"LOGS_DIR: cannot write {logging_dir} ({error}).") from None
     accelerator = Accelerator(
         mixed_precision=hardware.precision,
         cpu=not hardware.is_cuda,
-        log_with="tensorboard",
+        log_with=None if run is None else "tensorboard",
         project_config=ProjectConfiguration(
             project_dir=str(settings.logs_dir), logging_dir=str(logging_dir)
         ),
@@ -139,7 +143,8 @@ def make_accelerator(settings: Settings, hardware: Hardware, run: str) -> Accele
     if hardware.is_cuda:
         torch.set_float32_matmul_precision("high")  # TF32 where the card has it
     hardware.stay_on_the_card()
-    accelerator.init_trackers(run)
+    if run is not None:
+        accelerator.init_trackers(run)
     return accelerator
 
 

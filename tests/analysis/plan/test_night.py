@@ -166,6 +166,53 @@ def test_twice_the_steps_take_twice_the_training():
     assert one.low < one.total < one.high
 
 
+EACH_A_SECOND = Prices(TimeModel(0.0, 2.0, 0.0, 0.0, 0.0, "calibrated"), 0.0, 1.0)
+"""A measurement of one micro-batch and a checkpoint take a second each."""
+
+
+@pytest.mark.parametrize(
+    ("steps", "eval_every", "measured", "saved"),
+    [
+        (100, 0, 2, 2),  # before and after; checkpoints at 50 and 100
+        (120, 0, 3, 3),
+        (250, 0, 4, 5),  # epochs end at 100 and 200
+        (100, 25, 5, 4),
+        (110, 25, 6, 5),
+        (100, 500, 2, 2),
+        (100, 30, 5, 5),  # 30, 50, 60, 90, 100
+    ],
+)
+def test_measurements_and_checkpoints_are_counted(steps, eval_every, measured, saved):
+    day = workday([[[Example(1, 1)]]] * 100, [[Example(1, 1)]], 50, eval_every_steps=eval_every)
+    taken = day.run_time(EACH_A_SECOND, steps)
+    assert (taken.validation, taken.saving, taken.answers) == (measured, saved, 0)
+
+
+def test_a_run_that_goes_on_does_only_the_rest():
+    day = workday([[[Example(1, 1)]]] * 100, [[Example(1, 1)]], 50, eval_every_steps=25)
+    taken = day.run_time(EACH_A_SECOND, 100, first_step=50)
+    assert (taken.training, taken.validation, taken.saving) == (100, 2, 2)
+
+
+def test_sample_answers_count_at_each_checkpoint_and_before():
+    rows = [[[Example(1, 1)]]] * 100
+    with_them = workday(rows, [[Example(1, 1)]], 50, sample_answers=3)
+    passes = with_them.answers.micro_batches
+    assert passes == 25  # the questions, then a pass for each of 24 tokens
+    taken = with_them.run_time(EACH_A_SECOND, 100)
+    assert taken.answers == 3 * passes
+    assert taken.total == pytest.approx(taken.training + taken.validation + 2 + taken.answers)
+    assert workday(rows, [], 50, sample_answers=3).answers == Work()  # no questions to ask
+
+
+@given(steps=st.integers(1, 400), save=st.integers(1, 90), evaluate=st.integers(0, 90))
+def test_more_steps_never_take_less_time(steps, save, evaluate):
+    rows = [[[Example(1, 1)]]] * 60
+    day = workday(rows, [[Example(1, 1)]], save, eval_every_steps=evaluate, sample_answers=1)
+    less, more = (day.run_time(EACH_A_SECOND, count).total for count in (steps, steps + 1))
+    assert less < more
+
+
 # Deadlines ------------------------------------------------------------------------------------
 
 

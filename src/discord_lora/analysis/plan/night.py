@@ -3,7 +3,7 @@
 import bisect
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from discord_lora.analysis.plan.estimates import Fit, Machine, fit_into, time_model_of
@@ -22,6 +22,10 @@ from discord_lora.settings import Settings
 
 START_UP_SECONDS, DISK_BYTES_PER_SECOND = 20.0, 300e6
 """Modelled start-up: libraries and proofs, then 16-bit weights from the disk."""
+
+ANSWER_TOKENS, QUESTION_TOKENS = 24, 128
+"""Of a sample answer: the most that it may have, and a usual question. A small term of the sum:
+three answers of the sample model on two cores are modelled as 3.7 s; measured were 3.4 to 4.3."""
 
 DEADLINE_SHARE = 0.9
 """Of the time until a deadline that a plan uses: a night that is a tenth slower still ends in
@@ -56,10 +60,12 @@ class RunTime:
     validation: float
     saving: float
     source: Source
+    answers: float = 0.0
+    """To the same questions at each checkpoint."""
 
     @property
     def total(self) -> float:
-        return self.start_up + self.training + self.validation + self.saving
+        return self.start_up + self.training + self.validation + self.saving + self.answers
 
     @property
     def low(self) -> float:
@@ -78,6 +84,10 @@ class Workday:
     validation: Work
     steps_per_epoch: int
     save_every_steps: int
+    eval_every_steps: int = 0
+    """0: after each epoch."""
+    answers: Work = field(default_factory=Work)
+    """Of the sample answers, once."""
 
     def run_time(
         self,
@@ -86,30 +96,49 @@ class Workday:
         *,
         work: Work | None = None,
         epochs: float | None = None,
+        first_step: int = 0,
     ) -> RunTime:
         """Of a run of so many steps.
 
         `work` if it is known to the token, else steps as usual; `epochs` if one pass is not over
-        all the messages.
+        all the messages; `first_step` if so many steps are done already.
         """
-        share = steps / self.steps_per_epoch
-        work = work or self.epoch.times(share)
-        epochs = epochs or share
-        # Before the first step, after the last one, and after each epoch in between.
-        measured = 1 + max(1, math.ceil(round(epochs, 6)))
-        saves = math.ceil(steps / self.save_every_steps)
+        an_epoch = steps / epochs if epochs else self.steps_per_epoch
+        measured = ends_of(self.eval_every_steps or an_epoch, steps)
+        # What was measured is saved, too: it may be the best of all.
+        saved = measured | ends_of(self.save_every_steps, steps)
+        measurements, saves = (
+            sum(step > first_step for step in moments) for moments in (measured, saved)
+        )
+        before = int(first_step == 0)  # the base model is measured and asked as well
+
+        def forward(work: Work) -> float:
+            return prices.time.evaluation_seconds(work, prices.checkpointed_share)
+
+        work = work or self.epoch.times((steps - first_step) / self.steps_per_epoch)
         return RunTime(
             start_up=prices.start_up_seconds,
             training=prices.time.seconds(work),
-            validation=measured
-            * prices.time.evaluation_seconds(self.validation, prices.checkpointed_share),
+            validation=(before + measurements) * forward(self.validation),
             saving=saves * prices.save_seconds,
+            answers=(before + saves) * forward(self.answers),
             source=prices.source,
         )
 
 
+def ends_of(period: float, steps: int) -> set[int]:
+    """The steps of a run at which a period ends, and the last step."""
+    whole = math.ceil(round(steps / period, 6))
+    return {round(period * count) for count in range(1, whole)} | {steps}
+
+
 def workday(
-    steps: Iterable[Sequence[Row]], validation: Sequence[Row], save_every_steps: int
+    steps: Iterable[Sequence[Row]],
+    validation: Sequence[Row],
+    save_every_steps: int,
+    *,
+    eval_every_steps: int = 0,
+    sample_answers: int = 0,
 ) -> Workday:
     """Of the micro-batches of each step of one epoch, and of the held-out examples."""
     count = 0
@@ -117,7 +146,26 @@ def workday(
     for step in steps:
         count += 1
         rows += step
-    return Workday(Work.of(rows, steps=count), Work.of(validation), count, save_every_steps)
+    return Workday(
+        Work.of(rows, steps=count),
+        Work.of(validation),
+        count,
+        save_every_steps,
+        eval_every_steps,
+        answering(sample_answers if validation else 0),
+    )
+
+
+def answering(count: int) -> Work:
+    """Of so many answers in one batch: all questions in one pass, then a pass for each token."""
+    if not count:
+        return Work()
+    return Work(
+        micro_batches=1 + ANSWER_TOKENS,
+        tokens=count * (QUESTION_TOKENS + ANSWER_TOKENS),
+        squared_tokens=count * QUESTION_TOKENS**2,
+        targets=count * ANSWER_TOKENS,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +190,18 @@ class NightPlan:
     workday: Workday
     messages: int
     as_set: Work
-    """Of the run that the settings describe now."""
+    """Of the run that the settings describe now, without the steps that are done."""
+    first_step: int = 0
+    """Steps that are done."""
 
     @property
     def as_set_time(self) -> RunTime:
-        return self.workday.run_time(self.prices, round(self.as_set.steps), work=self.as_set)
+        return self.workday.run_time(
+            self.prices,
+            self.first_step + round(self.as_set.steps),
+            work=self.as_set,
+            first_step=self.first_step,
+        )
 
     @property
     def learning_rate(self) -> float:
@@ -176,6 +231,7 @@ def plan_night(
     messages: int,
     as_set: Work,
     largest_row: int,
+    first_step: int = 0,
     timing: Timing | None = None,
     seconds_per_step: float | None = None,
     looks_filtered: bool = False,
@@ -189,6 +245,7 @@ def plan_night(
         messages: that are trained on in one epoch.
         as_set: the work of the run that the settings describe.
         largest_row: tokens of the largest micro-batch.
+        first_step: steps that are done already, and not in `as_set`.
         timing: found on this machine, with this model and these settings.
         seconds_per_step: what the user knows of another trainer; the classic arithmetic then.
         looks_filtered: the data has been filtered already.
@@ -213,6 +270,7 @@ def plan_night(
         workday=day,
         messages=messages,
         as_set=as_set,
+        first_step=first_step,
     )
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from discord_lora.analysis.plan.memory import RESERVE_BYTES
-from discord_lora.analysis.plan.night import Deadline, NightPlan
+from discord_lora.analysis.plan.night import Deadline, NightPlan, RunTime
 from discord_lora.analysis.plan.strategies import ONE_EPOCH, Strategy
 from discord_lora.analysis.plan.time_model import BANDS
 from discord_lora.settings import Settings
@@ -106,11 +106,22 @@ def show_arithmetic(plan: NightPlan, settings: Settings, console: Console, class
     else:
         taken = plan.workday.run_time(plan.prices, once.strategy.steps)
         line += (
-            f"start-up {duration(taken.start_up)} + training {duration(taken.training)} + "
-            f"held-out loss {duration(taken.validation)} + checkpoints {duration(taken.saving)} = "
-            f"{duration(taken.total)} ({taken.source}: within a factor of {BANDS[taken.source]:g})"
+            f"{parts_of(taken)} = {duration(taken.total)} "
+            f"({taken.source}: within a factor of {BANDS[taken.source]:g})"
         )
     console.print(line, markup=False)
+
+
+def parts_of(taken: RunTime) -> str:
+    """`start-up 21 s + training 21 min + ...`, without what takes no time."""
+    parts = {
+        "start-up": taken.start_up,
+        "training": taken.training,
+        "held-out loss": taken.validation,
+        "checkpoints": taken.saving,
+        "sample answers": taken.answers,
+    }
+    return " + ".join(f"{name} {duration(seconds)}" for name, seconds in parts.items() if seconds)
 
 
 def choice_table(plan: NightPlan) -> Table:

@@ -54,7 +54,7 @@ class Strategy:
         """The less is seen, the higher. A test has that of the run it tests."""
         if self.name == TEST:
             return 1.0
-        return next(factor for most, factor in RATE_FACTORS.items() if self.epochs <= most)
+        return rate_factor_for(self.epochs)
 
     def env(self, learning_rate: float) -> dict[str, str]:
         """Lines for `.env`."""
@@ -67,6 +67,11 @@ class Strategy:
 def learning_rate_for(weights: float) -> float:
     """Of one epoch. What LEARNING_RATE says now is no base: it may be an earlier plan's."""
     return next(rate for most, rate in LEARNING_RATES.items() if weights <= most)
+
+
+def rate_factor_for(epochs: float) -> float:
+    """Of the learning rate: the less is seen, the higher."""
+    return next(factor for most, factor in RATE_FACTORS.items() if epochs <= most)
 
 
 def strategies(messages: int, messages_per_step: int) -> list[Strategy]:

@@ -1,0 +1,119 @@
+"""How long the steps to come take, said when the model is loaded and before the first of them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from discord_lora.analysis.morning.history import append_event
+from discord_lora.analysis.plan.fights import doubts_of_time
+from discord_lora.analysis.plan.memory import RESERVE_BYTES
+from discord_lora.analysis.plan.model_shapes import ModelShape
+from discord_lora.analysis.plan.night import RunTime
+from discord_lora.analysis.plan.timings import newest_timing
+from discord_lora.finetuning.calibration import seconds_since_start
+from discord_lora.finetuning.forecast import night_of
+from discord_lora.finetuning.preflight_page import end_sentence
+from discord_lora.finetuning.training_state import TrainingState
+from discord_lora.hardware import Hardware, is_out_of_memory
+from discord_lora.settings import Settings
+
+
+def foresee(
+    state: TrainingState, settings: Settings, hardware: Hardware, first_step: int = 0
+) -> RunTime | None:
+    """Seconds of the steps to come, the start-up as it was; None if they cannot be predicted.
+
+    That is so for several processes and for models of an unusual kind.
+    """
+    if state.accelerator.num_processes > 1:
+        return None
+    config = state.training_model.causal_model.config.to_dict()
+    try:
+        shape = ModelShape.from_config(config, settings.base_model)
+        machine = hardware.machine()
+    except (KeyError, TypeError, ValueError):
+        return None
+    except RuntimeError as error:  # what an unknown card is timed with found no room
+        if not is_out_of_memory(error):
+            raise
+        return None
+    night = night_of(
+        settings.model_copy(update={"packing": state.packing}),
+        state.plan,
+        state.validation,
+        shape,
+        machine,
+        timing=newest_timing(settings.logs_dir, hardware.description, settings),
+        memory=replace(state.memory, token_budget=state.token_budget),
+        first_step=first_step,
+    )
+    return replace(night.as_set_time, start_up=seconds_since_start())
+
+
+def announce(
+    state: TrainingState,
+    settings: Settings,
+    hardware: Hardware,
+    say: Callable[[str], None],
+    *,
+    run: str,
+    voice: str,
+    command: str,
+    first_step: int,
+    largest_row: int,
+) -> None:
+    """Say when the run ends, and write what is predicted into its history.
+
+    To be called when the largest micro-batch was tried: the memory that it took is the peak.
+    """
+    taken = foresee(state, settings, hardware, first_step)
+    if taken is not None:
+        say(f"{run} {end_sentence(taken, datetime.now())}")
+    for doubt in doubts_when_loaded(state, settings, hardware, taken, largest_row):
+        say(f"warning: {doubt}")
+    if not state.accelerator.is_main_process:
+        return
+    predicted = {} if taken is None else {"seconds": taken.total, "label": taken.source}
+    append_event(
+        history_folder(settings, run),
+        "plan",
+        run=run,
+        steps=state.plan.steps,
+        steps_per_epoch=state.plan.steps_per_epoch,
+        base_model=settings.base_model,
+        voice=voice,
+        hardware=hardware.name,
+        command=command,
+        peak_bytes=hardware.peak_bytes(),
+        **predicted,
+    )
+
+
+def history_folder(settings: Settings, run: str) -> Path:
+    """Where the run's history is; made if it can be."""
+    folder = settings.logs_dir / run
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return settings.logs_dir
+    return folder
+
+
+def doubts_when_loaded(
+    state: TrainingState,
+    settings: Settings,
+    hardware: Hardware,
+    taken: RunTime | None,
+    largest_row: int,
+) -> list[str]:
+    """What only the loaded model and the largest micro-batch tell."""
+    doubts = [] if taken is None else doubts_of_time(settings, taken, state.plan.steps)
+    activations, device = state.memory.activations, hardware.device.type
+    without = activations.needed(largest_row, checkpointed=0) + RESERVE_BYTES[device]
+    if settings.gradient_checkpointing == "true" and without <= hardware.free_bytes():
+        doubts.append(
+            "GRADIENT_CHECKPOINTING=true costs about a third of the time, and the memory would do "
+            "without; set GRADIENT_CHECKPOINTING=auto."
+        )
+    return doubts

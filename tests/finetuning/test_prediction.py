@@ -1,0 +1,63 @@
+"""What is said and written when nothing can be predicted, or much."""
+
+from types import SimpleNamespace
+
+import torch
+
+from discord_lora.analysis.morning.history import read_events
+from discord_lora.analysis.plan.memory import ActivationBytes, MemoryPlan
+from discord_lora.analysis.plan.night import RunTime
+from discord_lora.finetuning import prediction
+from discord_lora.finetuning.prediction import announce, doubts_when_loaded, foresee
+from discord_lora.hardware import Hardware
+from discord_lora.settings import load_settings
+
+CPU = Hardware(torch.device("cpu"), "CPU", torch.float32, "no", 16 * 10**9)
+ACTIVATIONS = ActivationBytes(layers=2, layer=1000.0, layer_input=10.0, outside=50.0)
+
+
+def state(processes=1, main=True):
+    return SimpleNamespace(
+        accelerator=SimpleNamespace(num_processes=processes, is_main_process=main),
+        plan=SimpleNamespace(steps=100, steps_per_epoch=200),
+        memory=MemoryPlan(500, 0, 1e6, ACTIVATIONS),
+    )
+
+
+def tell(tmp_path, monkeypatch, taken, **changes):
+    monkeypatch.setattr(prediction, "foresee", lambda *_: taken)
+    settings = load_settings({"logs_dir": tmp_path / "logs", **changes}, env_file=None)
+    said = []
+    announce(
+        state(), settings, CPU, said.append, run="mine", voice="Bot", command="python x",
+        first_step=0, largest_row=500,
+    )  # fmt: skip
+    return said, read_events(tmp_path / "logs" / "mine")
+
+
+def test_the_end_is_said_and_written(tmp_path, monkeypatch):
+    said, (event,) = tell(tmp_path, monkeypatch, RunTime(10, 100, 5, 5, "calibrated"))
+    assert said[0].startswith("mine ends about ")
+    assert (event["seconds"], event["label"], event["steps"]) == (120, "calibrated", 100)
+    assert event["peak_bytes"] > 0
+    assert (event["voice"], event["hardware"], event["command"]) == ("Bot", "CPU", "python x")
+
+
+def test_what_is_not_known_is_not_invented(tmp_path, monkeypatch):
+    said, (event,) = tell(tmp_path, monkeypatch, None)
+    assert said == []
+    assert "seconds" not in event and "label" not in event
+    assert event["peak_bytes"] > 0
+
+
+def test_several_processes_are_not_predicted():
+    assert foresee(state(processes=2), load_settings(env_file=None), CPU) is None
+
+
+def test_checkpointing_is_doubted_only_where_memory_would_do(monkeypatch):
+    settings = load_settings({"gradient_checkpointing": "true"}, env_file=None)
+    for free, doubted in ((10e9, 1), (1e9, 0)):
+        monkeypatch.setattr(Hardware, "free_bytes", lambda _self, free=free: free)
+        assert len(doubts_when_loaded(state(), settings, CPU, None, 500)) == doubted
+    monkeypatch.setattr(Hardware, "free_bytes", lambda _self: 10e9)
+    assert doubts_when_loaded(state(), load_settings(env_file=None), CPU, None, 500) == []
