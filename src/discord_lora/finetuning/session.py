@@ -22,6 +22,12 @@ from discord_lora.conversations.packing import TrainingPlan
 from discord_lora.finetuning.adapter import attach_adapter, library_versions, save_adapter
 from discord_lora.finetuning.calibration import seconds_since_start, timing_of_run
 from discord_lora.finetuning.checkpoints import Checkpoint, load_newest, save_checkpoint
+from discord_lora.finetuning.for_the_morning import (
+    Answering,
+    note_answers,
+    report_at_the_end,
+    write_report_or_say,
+)
 from discord_lora.finetuning.loop import Events, HeldOutLoss, evaluate, fit
 from discord_lora.finetuning.out_of_memory import try_largest
 from discord_lora.finetuning.processes import is_sharded
@@ -59,6 +65,8 @@ class Session:
     losses: dict[str, float] = field(default_factory=dict)
     save_seconds: float = 0.0
     """Of the last checkpoint."""
+    answering: Answering | None = None
+    """Answers the sample questions at each checkpoint."""
 
     @classmethod
     def open(
@@ -120,7 +128,9 @@ class Session:
             first_step=first_step,
             log_every_steps=self.settings.log_every_steps,
         )
-        with log, stop_on_signal() as stop_requested:
+        is_main = self.state.accelerator.is_main_process
+        report = report_at_the_end(self.history_folder, console, is_main_process=is_main)
+        with report, log, stop_on_signal() as stop_requested:
             for checkpoint in self.damaged:
                 log.say(f"checkpoint {checkpoint} is damaged and was passed over")
             log.say(
@@ -134,6 +144,11 @@ class Session:
     @property
     def progress(self) -> dict[str, Any]:
         return {"losses": self.losses, "token_budget": self.state.token_budget}
+
+    @property
+    def history_folder(self) -> Path:
+        """Of the run's history and report."""
+        return self.settings.logs_dir / self.folder.path.name
 
     def resume(self) -> int:
         """Steps already done, restored from the newest whole checkpoint."""
@@ -154,6 +169,8 @@ class Session:
             tokens = try_largest(self.state, log.budget_halved, first_step)
         log.say(f"the largest micro-batch, {tokens:,} tokens, fits: {log.memory}")
         start_up = seconds_since_start()
+        if not first_step:
+            self._note_answers(log, 0)
         if "base_nats_per_token" not in self.losses:
             self._measure(log, "base", 0, stop_requested)
         events = Events(
@@ -211,6 +228,15 @@ class Session:
                 save_checkpoint(self.folder.checkpoints, checkpoint)
             accelerator.wait_for_everyone()
         self.save_seconds = time.perf_counter() - began
+        self._note_answers(log, step)
+
+    def _note_answers(self, log: RunLog, step: int) -> None:
+        """What the model says by now to the sample questions, and the report up to here."""
+        with log.aside():
+            if self.answering is not None:
+                note_answers(self.state, self.answering, self.history_folder, step, log.say)
+            if self.state.accelerator.is_main_process:
+                write_report_or_say(self.history_folder, log.say)
 
     def _measure(
         self, log: RunLog, name: str, step: int, stop_requested: Callable[[], bool]
