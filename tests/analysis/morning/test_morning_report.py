@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import given
@@ -137,6 +138,22 @@ def test_a_break_lasts_from_the_last_sign_of_life_to_the_next_start():
     assert [x for x, _ in report.loss] == list(range(1, 41)), "each step once"
 
 
+@pytest.mark.parametrize("plan_first", [True, False])
+@pytest.mark.parametrize("processes", [(None, None), (1, 2), (7, 7)])
+def test_plan_and_start_come_in_any_order(plan_first, processes):
+    def opening(at, step, process):
+        by = {} if process is None else {"process": process, "computer": "another one"}
+        both = [plan(at, **by), start(at, step=step, **by)]
+        return both if plan_first else both[::-1]
+
+    first, second = processes
+    report = report_of(
+        *opening(0, 0, first), *steps(1, 9, 1), *opening(100, 5, second), *steps(6, 12, 101)
+    )
+    assert report.starts == 2
+    assert [it.what for it in report.incidents] == ["cut off", "cut off"]
+
+
 def test_a_stop_loses_nothing_and_is_no_failure():
     events = [plan(), start(5), *steps(1, 7, 10), end(30, "stopped", step=7, seconds=30.0)]
     report = report_of(*events)
@@ -172,6 +189,20 @@ def test_whether_the_process_lives_decides_at_once(tmp_path, alive, state):
     assert report.state == state
     append_event(tmp_path, "end", outcome="finished")
     assert read_report(tmp_path).state == "finished"
+
+
+@pytest.mark.parametrize(("alive", "state"), [(True, "starting"), (False, "silent")])
+def test_a_process_that_ended_while_it_loaded_is_known(tmp_path, alive, state):
+    append_event(tmp_path, "plan", run="ada", process=a_process(alive))
+    assert read_report(tmp_path).state == state
+
+
+def test_a_process_that_lives_and_says_nothing_is_said_to_be_silent(tmp_path):
+    append_event(tmp_path, "start", step=0)
+    append_event(tmp_path, "step", step=3, loss=2.0)
+    report = read_report(tmp_path, now=time.time() + 2 * PATIENCE_SECONDS)
+    assert report.state == "running"
+    assert report.sentence.startswith("Running, but silent since ")
 
 
 def test_another_process_that_got_the_same_number_does_not_count():

@@ -22,10 +22,12 @@ MOST_STEPS = 10**12
 
 Kind = Literal["plan", "start", "step", "held_out", "saved", "answers", "incident", "end"]
 """
-plan      before each start: `run, steps, steps_per_epoch, base_model, voice, hardware, command`,
-          and predicted `seconds, peak_bytes, label` (measured here, calibrated or modelled)
-start     `step`: done so far; 0 for a new run. By itself comes `process, computer`: whether that
-          process still lives tells a run that is silent from one that was killed
+plan      at each start: `run, steps, steps_per_epoch, base_model, voice, hardware, command`, and
+          predicted `seconds` (of the whole program), `peak_bytes`, `label` (measured here,
+          calibrated or modelled)
+start     `step`: done so far; 0 for a new run
+          With both of them comes `process, computer` by itself: whether that process still lives
+          tells a run that is silent from one that was killed
 step      `step, loss, learning_rate, messages_per_second, tokens_per_second, memory_bytes`, on a
           card also `celsius, watts, throttled`
 held_out  `step, nats_per_token, bits_per_character, messages, best` (true if the lowest so far)
@@ -43,7 +45,7 @@ _FIGURES = frozenset({"step", "held_out", "saved", "answers"})
 
 def append_event(folder: Path, kind: Kind, **values: Any) -> None:
     """Add a line. A disk that is full costs the line, not the run."""
-    if kind == "start":
+    if kind in ("plan", "start"):
         values = {"process": os.getpid(), "computer": platform.node(), **values}
     line = json.dumps({"kind": kind, "time": time.time(), **values}, ensure_ascii=False)
     with suppress(OSError), (folder / HISTORY_FILE).open("ab+") as file:

@@ -17,7 +17,7 @@ from discord_lora.analysis.plan.plan_page import duration
 State = Literal["starting", "running", "silent", "finished", "stopped", "failed"]
 
 PATIENCE_SECONDS = 600.0
-"""Without a sign of life for longer, a run of which no process is known counts as cut off."""
+"""Without a sign of life for longer, a run whose process is not known counts as cut off."""
 
 TRAIN = "python training/train_lora.py"
 
@@ -52,6 +52,8 @@ def outcome(
     if state == "starting":
         done = f"going on after {at}" if last.first_step else "no step is done yet"
         return f"Starting since {clock(last.began, now)}: {done}."
+    if state == "running" and now - last.last > PATIENCE_SECONDS:
+        return f"Running, but silent since {when}, {at}; training.log may say why."
     if state == "running":
         return f"Running: {at} at {when}{_to_go(last, steps, now)}."
     if state == "silent":

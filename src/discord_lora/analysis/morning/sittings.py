@@ -1,6 +1,6 @@
 """A run's sittings: from each start of the program to its end, or to where its history breaks off.
 
-plan  start  step step held_out saved step | plan  start  step ... end
+start  plan  step step held_out saved step | start  plan  step ... end
 first sitting, cut off by a power cut        second one: some of the steps were done again
 """
 
@@ -63,8 +63,9 @@ class Sitting:
 
     def is_alive(self) -> bool | None:
         """Whether its process is still there; None where that cannot be known."""
-        process = self.start.get("process")
-        if not isinstance(process, int) or self.start.get("computer") != platform.node():
+        origin = self.start or self.plan
+        process = origin.get("process")
+        if not isinstance(process, int) or origin.get("computer") != platform.node():
             return None
         try:
             made = psutil.Process(process).create_time()
@@ -80,7 +81,7 @@ def sittings(events: Iterable[Event]) -> list[Sitting]:
         kind = event["kind"]
         now = found[-1].last if found else 0.0
         now = time_of(event, now)
-        if not found or _begins_anew(found[-1], kind):
+        if not found or _begins_anew(found[-1], event):
             found.append(Sitting(began=now, last=now))
         sitting = found[-1]
         sitting.last = now
@@ -100,12 +101,14 @@ def working_seconds(of: Iterable[Sitting]) -> float:
     return sum(it.seconds for it in of)
 
 
-def _begins_anew(sitting: Sitting, kind: str) -> bool:
-    if sitting.end:
-        return kind in ("plan", "start")
-    if kind == "plan":
-        return bool(sitting.plan or sitting.start)
-    return kind == "start" and bool(sitting.start)
+def _begins_anew(sitting: Sitting, event: Event) -> bool:
+    """Whether the event is of another start of the program. Plan and start come in any order."""
+    kind = event["kind"]
+    if kind not in ("plan", "start"):
+        return False
+    there = {"plan": sitting.plan, "start": sitting.start}[kind]
+    other = (sitting.plan or sitting.start).get("process", event.get("process"))
+    return bool(sitting.end or there) or other != event.get("process")
 
 
 def number(event: Event, key: str) -> float | None:
