@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from discord_lora.analysis.morning.curves import Points, thinned
-from discord_lora.analysis.morning.morning_page import compared_rows, incident_count, spread
+from discord_lora.analysis.morning.morning_page import (
+    compared_rows,
+    incident_count,
+    next_words,
+    spread,
+)
 from discord_lora.analysis.morning.morning_report import MorningReport, Question, read_report
 from discord_lora.analysis.morning.outcome import State, clock
 from discord_lora.analysis.plan.plan_page import duration
@@ -79,6 +84,8 @@ def as_html(report: MorningReport) -> bytes:
         "morning_report.html",
         report=report,
         level=LEVELS[report.state],
+        state="Cut off" if report.state == "silent" else report.state.capitalize(),
+        next_words=next_words(report),
         best=report.best,
         clock=lambda moment: clock(moment, report.written),
         clock_with_day=clock,

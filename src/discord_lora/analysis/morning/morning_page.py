@@ -63,9 +63,14 @@ def print_outcome(console: Console, report: MorningReport) -> None:
 
 def _next(console: Console, report: MorningReport) -> None:
     if report.next_command:
-        console.print("next:")
+        console.print(next_words(report))
         # Whole, on a line of its own: to be copied.
         console.print(f"  {printable(report.next_command)}", markup=False, soft_wrap=True)
+
+
+def next_words(report: MorningReport) -> str:
+    """What stands before the next command."""
+    return "Talk to it:" if report.state == "finished" else "Go on with:"
 
 
 def incident_count(report: MorningReport) -> str:
