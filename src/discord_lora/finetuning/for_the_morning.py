@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 from rich.console import Console
 
 from discord_lora.analysis.morning.history import append_event
@@ -52,6 +53,8 @@ def note_answers(
                 append_event(folder, "answers", step=step, answers=answers)
         except Exception as error:
             say(f"no sample answers after step {step:,}: {_what_failed(error)}")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # training finds the card's memory as it left it
     state.accelerator.wait_for_everyone()
 
 

@@ -30,8 +30,8 @@ SHORTEST_REAL_ANSWER = 4
 TALK_BEFORE = 48
 """Tokens of talk that a question best has, besides what stands before every conversation."""
 
-_SHOWN = 240
-"""Characters of a prompt's end that are shown."""
+_SHOWN, _LONGEST_TEXT = 240, 600
+"""Characters of a prompt's end and of an answer that are shown."""
 
 _GREEDY = Sampling(
     temperature=0, top_p=1, min_p=0, repetition_penalty=1, max_reply_tokens=LONGEST_ANSWER
@@ -57,6 +57,9 @@ class Question:
         ids = example.input_ids.tolist()
         return cls(tuple(ids[:begin]), tuple(ids[begin:end])) if begin else None
 
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.real_ids)
+
     @property
     def shows_a_voice(self) -> bool:
         """A few words to compare with, after a prompt that costs little."""
@@ -71,7 +74,8 @@ def choose_questions(examples: Sequence[TokenizedExample], count: int) -> list[Q
     """
     found = [it for it in map(Question.last_of, examples) if it is not None]
     good = [it for it in found if it.shows_a_voice]
-    some = good if len(good) >= count else found
+    others = sorted((it for it in found if not it.shows_a_voice), key=len)
+    some = good + others[: max(0, count - len(good))]
     if not some or not count:
         return []
     wanted = min(len(it.prompt_ids) for it in some) + TALK_BEFORE
@@ -121,8 +125,8 @@ class SampleAnswers:
         return [
             {
                 "prompt": _shown(form, question.prompt_ids),
-                "real": form.decode_reply(question.real_ids),
-                "answer": form.decode_reply(answer),
+                "real": form.decode_reply(question.real_ids)[:_LONGEST_TEXT],
+                "answer": form.decode_reply(answer)[:_LONGEST_TEXT],
             }
             for question, answer in zip(self.questions, answers, strict=True)
         ]
