@@ -5,11 +5,10 @@ Neither is worth a night: what goes wrong here is said on the log and costs itse
 
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from rich.console import Console
 
@@ -18,19 +17,14 @@ from discord_lora.analysis.morning.morning_html import REPORT_FILE, write_report
 from discord_lora.analysis.morning.morning_page import print_outcome
 from discord_lora.analysis.morning.morning_report import read_report
 from discord_lora.console import UserError
-from discord_lora.finetuning.fused_layers import kept_unpacked, packed_layers
 from discord_lora.finetuning.packed_attention import usual_attention
 from discord_lora.finetuning.processes import is_sharded
-from discord_lora.finetuning.training_model import TrainingModel
 from discord_lora.finetuning.training_state import TrainingState
 
 Answering = Callable[[Any], list[dict[str, str]]]
 """A causal language model in; `prompt`, `real` and `answer` of each question out."""
 
 Say = Callable[[str], None]
-
-UNPACKED_SHARE = 0.25
-"""Of the free memory that unpacked weights may take for the time of the answers."""
 
 
 def note_answers(
@@ -47,8 +41,9 @@ def note_answers(
     if state.accelerator.is_main_process:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with ready_to_write(state.training_model), state.accelerator.autocast():
-                answers = answering(state.training_model.model)
+            model = state.training_model
+            with usual_attention(model.causal_model), state.accelerator.autocast():
+                answers = answering(model.model)
             if answers:
                 append_event(folder, "answers", step=step, answers=answers)
         except Exception as error:
@@ -56,23 +51,6 @@ def note_answers(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # training finds the card's memory as it left it
     state.accelerator.wait_for_everyone()
-
-
-@contextmanager
-def ready_to_write(model: TrainingModel) -> Iterator[None]:
-    """Inside, the model writes as the saved adapter will on the same base model.
-
-    On the CPU 4-bit weights are unpacked meanwhile, if the memory that no activations take now
-    has ample room for them.
-    """
-    with ExitStack() as stack:
-        stack.enter_context(usual_attention(model.causal_model))
-        layers = packed_layers(model)
-        unpacked = 4 * sum(layer.in_features * layer.out_features for layer in layers)
-        there_is_room = unpacked < UNPACKED_SHARE * psutil.virtual_memory().available
-        if model.causal_model.device.type == "cpu" and there_is_room:
-            stack.enter_context(kept_unpacked(model))
-        yield
 
 
 def write_report_or_say(folder: Path, say: Say) -> None:

@@ -13,8 +13,7 @@ Each function replaces the `forward` of modules that compute exactly this, and n
 them: names, parameters and checkpoints stay those of transformers and peft.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import MethodType
 from typing import Any, NamedTuple
 
@@ -23,9 +22,6 @@ from bitsandbytes.functional import dequantize_4bit
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
-
-KEPT = "unpacked_weight"
-"""Attribute of a 4-bit layer, as long as its weight lies unpacked."""
 
 
 class Lora(NamedTuple):
@@ -50,9 +46,6 @@ class Lora(NamedTuple):
 
     def weight(self, dtype: torch.dtype) -> Tensor:
         """(out, in), unpacked."""
-        kept = getattr(self.base, KEPT, None)
-        if kept is not None:
-            return kept.to(dtype)  # type: ignore[no-any-return]
         weight: Any = self.base.weight
         state = getattr(weight, "quant_state", None)
         unpacked: Tensor = weight if state is None else dequantize_4bit(weight.data, state)
@@ -272,23 +265,3 @@ def fuse(model: nn.Module, kind: str) -> Callable[[], None]:
             del module.forward
 
     return take_back
-
-
-def packed_layers(model: nn.Module) -> list[Any]:
-    """The 4-bit layers that `Lora` unpacks when it needs them."""
-    bases: list[Any] = [it.get_base_layer() for it in model.modules() if _is_plain_lora(it)]
-    return [base for base in bases if getattr(base.weight, "quant_state", None) is not None]
-
-
-@contextmanager
-def kept_unpacked(model: nn.Module) -> Iterator[None]:
-    """Inside, 4-bit weights are unpacked once and not in each pass: the same numbers. For writing,
-    where a pass has a token or two, that is most of the work."""
-    layers = packed_layers(model)
-    try:
-        for layer in layers:
-            setattr(layer, KEPT, dequantize_4bit(layer.weight.data, layer.weight.quant_state))
-        yield
-    finally:
-        for layer in layers:
-            layer.__dict__.pop(KEPT, None)

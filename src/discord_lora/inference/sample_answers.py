@@ -20,8 +20,8 @@ from discord_lora.inference.batch import Answer, Batch
 from discord_lora.inference.kv_cache import ChannelCaches
 from discord_lora.inference.token_choice import Chooser
 
-LONGEST_ANSWER = 24
-"""Tokens: enough to hear a voice, and what it costs comes at every checkpoint."""
+LONGEST_ANSWER = 16
+"""Tokens, about a dozen words: enough to hear a voice. What it costs comes at every checkpoint."""
 
 LONGEST_PROMPT = 256
 SHORTEST_REAL_ANSWER = 4
