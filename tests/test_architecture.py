@@ -314,11 +314,14 @@ def test_a_long_function_is_seen(tmp_path):
         ("analysis/filtering", "analysis.report", True),
         ("analysis/report", "analysis.plan", False),
         ("analysis/plan", "analysis.filtering", False),
+        ("analysis/morning", "analysis.plan", True),
+        ("analysis/plan", "analysis.morning", False),
     ],
 )
 def test_import_rules_see_a_breach(tmp_path, importer, imported, kept):
     stages = ("messages", "conversations", "analysis", "finetuning", "inference", "discord_bot")
-    analysis = ("analysis/report", "analysis/plan", "analysis/filtering")
+    parts = ("report", "plan", "filtering", "morning")
+    analysis = [f"analysis/{part}" for part in parts]
     for room in (*stages, *analysis, "console"):
         plant(tmp_path, "", f"discord_lora/{room}/__init__.py")
     plant(tmp_path, "", "discord_lora/__init__.py")

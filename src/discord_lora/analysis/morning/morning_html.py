@@ -138,7 +138,7 @@ def _unbroken(figure: str) -> str:
 def _loss(report: MorningReport) -> LineChart | None:
     """Training loss and held-out loss over one axis; None where there would be no line."""
     best = report.best
-    series = {
+    series: dict[str, Points] = {
         "training, smoothed": report.smooth_loss,
         "held out": [(it.step, it.nats_per_token) for it in report.held_out],
         "training, each logged step": report.loss,

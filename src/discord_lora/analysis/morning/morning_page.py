@@ -146,8 +146,8 @@ def plot(report: MorningReport) -> Iterator[str]:
     high = max(y for _, y, _ in points)
     rows = [[" "] * _PLOT for _ in range(_HEIGHT)]
     for x, y, sign in points:
-        row = round((high - y) / ((high - low) or 1) * (_HEIGHT - 1))
-        rows[row][round(x / last * (_PLOT - 1))] = sign
+        from_top = round((high - y) / ((high - low) or 1) * (_HEIGHT - 1))
+        rows[from_top][round(x / last * (_PLOT - 1))] = sign
     for number, row in enumerate(rows):
         level = high - (high - low) * number / (_HEIGHT - 1)
         yield f"{level:8.3f} |{''.join(row).rstrip()}"

@@ -114,9 +114,10 @@ def _begins_anew(sitting: Sitting, event: Event) -> bool:
 def number(event: Event, key: str) -> float | None:
     """A finite number of the event; None if there is none."""
     value = event.get(key)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    # Not a number compares as false with everything.
-    return float(value) if is_number and abs(value) <= _LARGEST else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # What is not a number compares as false with everything.
+    return float(value) if abs(value) <= _LARGEST else None
 
 
 def count(event: Event, key: str) -> int:
