@@ -73,6 +73,7 @@ def test_the_page_can_go_elsewhere_but_not_over_the_history(tmp_path, monkeypatc
 def test_names_that_a_terminal_would_obey_are_harmless(tmp_path, monkeypatch, capsys):
     folder = a_run(tmp_path, "ada")
     evil = "\x1b[31m\u202e[bold]x[/nonsense]"
+    append_event(folder, "plan", **dict.fromkeys(("run", "base_model", "voice", "label"), evil))
     append_event(folder, "incident", step=1, what=evil, sentence=evil)
     append_event(folder, "answers", step=0, answers=[dict.fromkeys(("prompt", "real"), evil)])
     append_event(folder, "end", outcome="failed", sentence=evil, next_command=evil)

@@ -97,7 +97,7 @@ def _compared(report: MorningReport) -> Table:
     table.add_column("")
     label = f"predicted ({report.label})" if report.label else "predicted"
     for heading in (printable(label), "real", "real / predicted"):
-        table.add_column(heading, justify="right")
+        table.add_column(Text(heading), justify="right")
     for name, cells in compared_rows(report).items():
         table.add_row(name, *cells)
     return table
