@@ -172,6 +172,18 @@ def test_a_failure_says_why():
     assert report_of(plan(), end(3, "of another version")).state == "failed"
 
 
+def test_a_run_that_was_begun_anew_is_another_one():
+    old = [plan(), start(5), held_out(6, 0, 9.0), *steps(1, 30, 10), event("saved", 80, step=30)]
+    anew = [plan(90_000), start(90_005), held_out(90_006, 0, 3.5), *steps(1, 9, 90_010)]
+    for before in (old, [*old, end(81)], [*old, end(81, "stopped")]):
+        report = report_of(*before, *anew, now=90_030)
+        assert (report.starts, report.idle_seconds) == (1, 0.0)
+        assert [it.nats_per_token for it in report.held_out] == [3.5]
+    nothing_saved = [it for it in old if it["kind"] != "saved"]
+    assert report_of(*nothing_saved, *anew, now=90_030).starts == 2
+    assert report_of(*old, plan(99), start(100, step=30), *anew, now=90_030).starts == 1
+
+
 def a_process(alive):
     """Its number; of one that is over, or of this one."""
     if alive:

@@ -16,6 +16,7 @@ from discord_lora.analysis.morning.sittings import (
     Sitting,
     count,
     number,
+    of_newest_run,
     sittings,
     text,
     time_of,
@@ -93,7 +94,7 @@ class MorningReport:
     loss: Points
     smooth_loss: Points
     bad_losses: int
-    """Steps whose loss was no finite number."""
+    """Logged steps whose loss was no finite number."""
     held_out: list[HeldOut]
     curves: dict[str, Points]
     """Of `CURVES`, those that are known."""
@@ -124,9 +125,10 @@ def make_report(run: str, events: Sequence[Event], now: float) -> MorningReport:
 
     Args:
         run: its name, should the history not say it.
-        events: all of them, those of steps done again included.
+        events: all of them, those of steps done again and of earlier runs included.
         now: seconds since 1970.
     """
+    events = of_newest_run(events)
     starts = sittings(events)
     counted = without_repeated_steps(events)
     held_out = _held_out(counted)
@@ -166,7 +168,7 @@ def make_report(run: str, events: Sequence[Event], now: float) -> MorningReport:
         label=text(newest, "label"),
         loss=thinned(losses),
         smooth_loss=thinned(smoothed(losses)),
-        bad_losses=len(rates) - len(losses),
+        bad_losses=sum("loss" in event for event in rates) - len(losses),
         held_out=held_out,
         curves={name: thinned(points) for name, points in curves.items()},
         medians={name: statistics.median(y for _, y in it) for name, it in curves.items()},

@@ -5,7 +5,7 @@ first sitting, cut off by a power cut        second one: some of the steps were 
 """
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,6 +28,8 @@ _CLOCK_SLACK = 60.0
 class Sitting:
     """One start of the program."""
 
+    index: int
+    """Of its first event."""
     began: float
     last: float
     """Last sign of life."""
@@ -36,6 +38,8 @@ class Sitting:
     end: Event = field(default_factory=dict)
     steps_seen: int = 0
     """The highest step that an event speaks of."""
+    has_saved: bool = False
+    """Something that a next sitting could go on from, if nobody wants to begin anew."""
 
     @property
     def first_step(self) -> int:
@@ -77,16 +81,16 @@ class Sitting:
 def sittings(events: Iterable[Event]) -> list[Sitting]:
     """All of them, oldest first, from all events, those of steps done again included."""
     found: list[Sitting] = []
-    for event in events:
+    for index, event in enumerate(events):
         kind = event["kind"]
-        now = found[-1].last if found else 0.0
-        now = time_of(event, now)
+        now = time_of(event, found[-1].last if found else 0.0)
         if not found or _begins_anew(found[-1], event):
-            found.append(Sitting(began=now, last=now))
+            found.append(Sitting(index, began=now, last=now))
         sitting = found[-1]
         sitting.last = now
         if kind != "incident":  # that is of a step that was not done yet
             sitting.steps_seen = max(sitting.steps_seen, event.get("step", 0))
+        sitting.has_saved |= kind == "saved"
         if kind == "plan":
             sitting.plan = event
         elif kind == "start":
@@ -94,6 +98,17 @@ def sittings(events: Iterable[Event]) -> list[Sitting]:
         elif kind == "end":
             sitting.end = event
     return found
+
+
+def of_newest_run(events: Sequence[Event]) -> Sequence[Event]:
+    """Without what went before a start from nothing although there was something to go on from:
+    that was another run of the same name (--fresh)."""
+    begun, has_saved = 0, False
+    for sitting in sittings(events):
+        if has_saved and sitting.start and not sitting.first_step:
+            begun, has_saved = sitting.index, False
+        has_saved |= sitting.has_saved or sitting.ending == "finished"
+    return events[begun:]
 
 
 def working_seconds(of: Iterable[Sitting]) -> float:
