@@ -315,6 +315,8 @@ def test_a_long_function_is_seen(tmp_path):
         ("analysis/report", "analysis.plan", False),
         ("analysis/plan", "analysis.filtering", False),
         ("analysis/report", "analysis.morning", False),
+        ("analysis/morning", "analysis.plan", True),
+        ("analysis/plan", "analysis.morning", False),
     ],
 )
 def test_import_rules_see_a_breach(tmp_path, importer, imported, kept):

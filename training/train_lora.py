@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from discord_lora.conversations.dataset import Dataset
     from discord_lora.conversations.packing import TrainingPlan
+    from discord_lora.inference.sample_answers import SampleAnswers
 
 EXAMPLES = """\
   python training/train_lora.py                                   all from .env
@@ -55,9 +56,7 @@ def main() -> int | None:
             dataset, location = load_dataset(settings, console)
             data_fingerprint = fingerprint(dataset.training_examples)
             plan = make_plan(settings, dataset, data_fingerprint, console)
-            folder = choose_run_folder(
-                settings, dataset.voice, data_fingerprint, fresh=args.fresh
-            )
+            folder = choose_run_folder(settings, dataset.voice, data_fingerprint, fresh=args.fresh)
         run = Run(settings, dataset, plan, location, folder, fresh=args.fresh)
         if not (args.check or run.is_finished):
             preflight(run, console)
@@ -74,6 +73,8 @@ def main() -> int | None:
         session = Session.open(
             settings, dataset, plan, location=location, folder=folder, console=console
         )
+        if settings.sample_answers:
+            session.answering = sample_answers(settings, dataset, location)
         session.run(console)
     say_finished(folder.path, console)
     return None
@@ -121,6 +122,19 @@ def make_plan(
         markup=False,
     )
     return plan
+
+
+def sample_answers(settings: Settings, dataset: "Dataset", location: str) -> "SampleAnswers":
+    """What answers the same held-out questions at each checkpoint."""
+    from discord_lora.base_model import load_tokenizer
+    from discord_lora.inference.sample_answers import SampleAnswers
+
+    return SampleAnswers(
+        lambda: load_tokenizer(location),
+        dataset.voice,
+        dataset.validation_examples,
+        settings.sample_answers,
+    )
 
 
 def say_finished(folder: "Path", console: Console) -> None:

@@ -52,6 +52,11 @@ def test_ticks_where_there_is_no_span():
     assert ticks(2.5, 2.5)[0] <= 2.5 <= ticks(2.5, 2.5)[-1]
 
 
+def test_ticks_of_numbers_that_can_hardly_be_told_from_nothing():
+    assert ticks(0.0, 5e-324)[-1] >= 5e-324
+    assert ticks(5e-324, 5e-324)[0] <= 5e-324
+
+
 def test_lines_run_from_edge_to_edge_and_upwards_is_more():
     chart = line_chart({"loss": [(0, 3.0), (50, 2.0), (100, 1.0)], "held out": [(100, 1.5)]})
     assert chart.series[0].points.split()[0].startswith("0.00,")

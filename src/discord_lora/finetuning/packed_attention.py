@@ -10,7 +10,8 @@ batches  [ a a a a a ]              [ c c ]
          [ b b b b . ]
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -222,3 +223,17 @@ def use_packed_attention(model: Any) -> None:
     """Let a transformers model attend inside the `segments` that its forward is given."""
     AttentionInterface.register(NAME, packed_attention)
     model.set_attn_implementation(NAME)
+
+
+@contextmanager
+def usual_attention(model: Any) -> Iterator[None]:
+    """Inside, a transformers model attends as if `use_packed_attention` had never been: it obeys
+    attention masks and windows, which it must where it writes."""
+    if model.config._attn_implementation != NAME:
+        yield
+        return
+    model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(NAME)

@@ -185,7 +185,7 @@ def check(run: Run, console: Console) -> None:
     first_step = min(run.steps_done, run.plan.steps)
     tokens = try_largest(
         state,
-        lambda budget: show(console, "", f"out of memory: tried again with {budget:,} tokens"),
+        lambda _what, sentence: show(console, "", sentence),
         first_step,
     )
     used = Memory(hardware.used_bytes(), hardware.total_bytes)

@@ -1,11 +1,8 @@
 """One training run from start or checkpoint to the finished adapter."""
 
-import math
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +19,26 @@ from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.packing import TrainingPlan
 from discord_lora.finetuning.adapter import attach_adapter, library_versions, save_adapter
 from discord_lora.finetuning.calibration import seconds_since_start, timing_of_run
-from discord_lora.finetuning.checkpoints import Checkpoint, load_newest, load_step, save_checkpoint
+from discord_lora.finetuning.checkpoints import (
+    Checkpoint,
+    drop_oldest,
+    load_newest,
+    load_step,
+    save_checkpoint,
+)
+from discord_lora.finetuning.disk_room import NoRoom, WaitForRoom
+from discord_lora.finetuning.for_the_morning import (
+    Answering,
+    note_answers,
+    report_at_the_end,
+    write_report_or_say,
+)
+from discord_lora.finetuning.keep_awake import kept_awake
 from discord_lora.finetuning.loop import Ending, Events, evaluate, fit
+from discord_lora.finetuning.measured import Measured
 from discord_lora.finetuning.mishaps import BAD_STEPS_IN_A_ROW
 from discord_lora.finetuning.out_of_memory import try_largest
+from discord_lora.finetuning.prediction import announce
 from discord_lora.finetuning.processes import (
     is_sharded,
     keep_others_waiting,
@@ -33,10 +46,12 @@ from discord_lora.finetuning.processes import (
 )
 from discord_lora.finetuning.run_folder import RunFolder
 from discord_lora.finetuning.run_log import RunLog
+from discord_lora.finetuning.stopping import stop_on_signal
 from discord_lora.finetuning.training_model import TrainingModel
 from discord_lora.finetuning.training_state import (
     TrainingState,
     build_state,
+    foreign_content_explained,
     lower_rate,
     make_accelerator,
     optimizer_name,
@@ -45,32 +60,14 @@ from discord_lora.finetuning.training_state import (
 )
 from discord_lora.hardware import Hardware, detect_hardware
 from discord_lora.settings import Settings
+from discord_lora.typed_command import script_command, typed_command
 
 LEAST_STEPS_TIMED = 20
 """Fewer steps say little about the next run."""
 
+GO_ON = "Run the same command again to go on:"
 
-@dataclass(slots=True)
-class Measured:
-    """Held-out losses of the run so far: which adapter is the best one?"""
-
-    last_step: int = 0
-    best_step: int = 0
-    """0: nothing was measured after training had begun."""
-    best: dict[str, float] = field(default_factory=dict)
-    """Nats a token and bits a character there."""
-    worse: int = 0
-    """Measurements since then."""
-
-    def note(self, step: int, loss: dict[str, float]) -> bool:
-        """True if it is the lowest so far."""
-        self.last_step = step
-        lowest = self.best.get("nats_per_token", math.inf)
-        if not loss["nats_per_token"] < lowest:
-            self.worse += 1
-            return False
-        self.best_step, self.best, self.worse = step, loss, 0
-        return True
+StopRequested = Callable[[], bool]
 
 
 @dataclass(slots=True)
@@ -90,6 +87,8 @@ class Session:
     measured: Measured = field(default_factory=Measured)
     save_seconds: float = 0.0
     """Of the last checkpoint."""
+    answering: Answering | None = None
+    """Answers the sample questions at each checkpoint."""
 
     @classmethod
     def open(
@@ -137,7 +136,7 @@ class Session:
         """Go on from the newest whole checkpoint, or start; returns the adapter's folder.
 
         Raises:
-            Interrupted: Ctrl+C or SIGTERM; everything is saved.
+            Interrupted: a stop was asked for; everything is saved.
         """
         first_step = self.resume()
         name = self.folder.path.name
@@ -150,10 +149,17 @@ class Session:
             steps=self.state.plan.steps,
             first_step=first_step,
             log_every_steps=self.settings.log_every_steps,
+            go_on=typed_command(),
+            talk=script_command("scripts/chat.py", "--adapter", self.folder.path),
         )
-        with log, stop_on_signal() as stop_requested:
+        is_main = self.state.accelerator.is_main_process
+        report = report_at_the_end(self.folder.logs, console, is_main_process=is_main)
+        stopping = stop_on_signal(self.folder.path if is_main else None, log.say)
+        awake = kept_awake(log.say, wanted=self.settings.keep_awake)
+        # The log within the stopping: a closing window waits until it has told the end.
+        with report, stopping as stop_requested, log, awake:
             for checkpoint in self.damaged:
-                log.say(f"checkpoint passed over: {checkpoint}")
+                log.incident("damaged_checkpoint", f"checkpoint passed over: {checkpoint}")
             log.say(
                 f"{name} on {self.hardware.name}: "
                 + (f"going on after step {first_step:,}" if first_step else "starting")
@@ -178,92 +184,76 @@ class Session:
             UserError: it was written by another version.
         """
         checkpoint, self.checkpoint = self.checkpoint, None  # its memory is wanted for training
-        if checkpoint is None:
-            return 0
-        return self._restore(checkpoint)
+        return 0 if checkpoint is None else self._restore(checkpoint)
 
     def _restore(self, checkpoint: Checkpoint) -> int:
-        restore(self.state, checkpoint)
-        self.losses = dict(checkpoint.progress["losses"])
-        self.measured = Measured(**checkpoint.progress["measured"])
+        with foreign_content_explained(checkpoint.step):
+            restore(self.state, checkpoint)
+            self.losses = dict(checkpoint.progress["losses"])
+            self.measured = Measured(**checkpoint.progress["measured"])
         return checkpoint.step
 
-    def train(self, log: RunLog, first_step: int, stop_requested: Callable[[], bool]) -> Path:
+    def train(self, log: RunLog, first_step: int, stop_requested: StopRequested) -> Path:
         """Train to the end and write the adapter.
 
         Raises:
             Interrupted: a stop was asked for; everything is saved.
         """
-        with log.aside():
+        with log.aside("the try of the largest micro-batch"):
             tokens = try_largest(self.state, log.incident, first_step)
         log.say(f"the largest micro-batch, {tokens:,} tokens, fits: {log.memory}")
+        announce(
+            self.state,
+            self.settings,
+            self.hardware,
+            log.say,
+            run=self.folder.path.name,
+            voice=self.info.voice.name,
+            command=log.go_on,
+            first_step=first_step,
+            largest_row=tokens,
+        )
         start_up = seconds_since_start()
-        if "base_nats_per_token" not in self.losses:
+        self.state.model.register_forward_pre_hook(lambda *_: log.beat())  # each micro-batch
+        if "base_nats_per_token" not in self.losses and not first_step:
             self._measure(log, "base", 0, stop_requested)
             # A place to go back to, and the proof that there is room for it.
-            self._save(log, 0)
+            self._save(log, 0, stop_requested)
         events = Events(
             stepped=log.stepped,
-            save=lambda step: self._save(log, step),
+            save=lambda step: self._save(log, step, stop_requested),
             measure=lambda step: self._measure(log, "epoch", step, stop_requested),
-            go_back=lambda: self._go_back(log),
+            go_back=lambda: self._go_back(log, stop_requested),
             incident=log.incident,
             stop_requested=stop_requested,
             save_every_steps=self.settings.save_every_steps,
             eval_every_steps=self.settings.eval_every_steps,
         )
-        ending: Ending = "early" if self.is_out_of_patience else "finished"
-        if ending == "finished":
+        patience = self.settings.early_stopping_patience
+        ending: Ending = "early"
+        if not self.measured.is_out_of_patience(patience):  # a run may be killed after that
             ending = fit(self.state, events, first_step)
         if ending == "stopped":
-            raise Interrupted("Stopped and saved. Run the same command again to go on.")
+            raise Interrupted(f"Stopped and saved.\n{GO_ON}\n  {log.go_on}")
         training_seconds = log.training_seconds
         if ending == "finished":
             self._measure(log, "trained", self.state.plan.steps, stop_requested)
         else:
-            log.say(
-                f"stopping early: the held-out loss was lowest after step "
-                f"{self.measured.best_step:,}"
-            )
-        self._write_adapter(log)
+            log.say(f"stopping early: no lower held-out loss in {patience} measurements")
+        self._write_adapter(log, stop_requested)
         if ending == "finished":
             # The adapter is safe: what goes wrong from here on may cost the next estimate, no more.
             with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
                 self._keep_timing(training_seconds, first_step, tokens, start_up)
         return self.folder.path
 
-    @property
-    def is_out_of_patience(self) -> bool:
-        patience = self.settings.early_stopping_patience
-        return 0 < patience <= self.measured.worse
-
-    def _write_adapter(self, log: RunLog) -> None:
-        """Of the weights with the lowest held-out loss, or where none was measured, the last."""
-        weights, steps = self.state.whole_weights(), self.measured.last_step
-        steps = steps or self.state.plan.steps
-        if self.measured.worse and (
-            best := load_step(self.folder.checkpoints, self.measured.best_step)
-        ):
-            weights, steps = best.weights, best.step
-            self.losses |= {
-                f"last_{name}": self.losses[f"trained_{name}"] for name in self.measured.best
-            }
-            self._note("trained", self.measured.best)
-            log.say(f"the adapter is that of step {steps:,}, with the lowest held-out loss")
-        self.info.steps = steps
-        self.info.losses = self.losses
-        named = {name.removeprefix("model."): weight for name, weight in weights.items()}
-        if self.state.accelerator.is_main_process:
-            save_adapter(self.state.training_model.model, named, self.info, self.folder.path)
-        self.state.accelerator.wait_for_everyone()
-
-    def _go_back(self, log: RunLog) -> int:
+    def _go_back(self, log: RunLog, stop_requested: StopRequested) -> int:
         """To the newest whole checkpoint, with a lower rate; returns its step.
 
         Raises:
             UserError: there is none.
         """
-        checkpoint, _ = load_newest(self.folder.checkpoints)
+        checkpoint, _ = load_newest(self.folder.checkpoints, self.state.trainable())
         if checkpoint is None:
             raise UserError(
                 f"Losses are not finite, and {self.folder.checkpoints} holds no whole checkpoint "
@@ -278,8 +268,41 @@ class Session:
             f"{BAD_STEPS_IN_A_ROW} steps in a row were not finite: going on from step {step:,} "
             f"with a learning rate of {rate:.1e}",
         )
-        self._save(log, step)  # a run that is killed now does not begin the trouble anew
+        self._save(log, step, stop_requested)  # a run that is killed now does not begin it anew
         return step
+
+    def _write_adapter(self, log: RunLog, stop_requested: StopRequested) -> None:
+        """Of the weights with the lowest held-out loss; where none was measured, the last."""
+        measured, trainable = self.measured, self.state.trainable()
+        weights, steps = self.state.whole_weights(), measured.last_step or self.state.plan.steps
+        self._note("trained", measured.last)
+        best_step = measured.best_step if measured.worse else 0
+        if best_step and (best := load_step(self.folder.checkpoints, best_step, trainable)):
+            weights, steps = best.weights, best_step
+            self._note("last", measured.last)
+            self._note("trained", measured.best)
+            log.say(f"the adapter is that of step {steps:,}, with the lowest held-out loss")
+        elif best_step:
+            log.incident(
+                "best_lost",
+                f"the checkpoint of step {best_step:,}, with the lowest held-out "
+                "loss, is gone or damaged: the adapter is that of the last step",
+            )
+        self.info.steps = steps
+        self.info.losses = self.losses
+        named = {name.removeprefix("model."): weight for name, weight in weights.items()}
+        self._write(
+            log,
+            stop_requested,
+            lambda no_room: save_adapter(
+                self.state.training_model.model,
+                named,
+                self.info,
+                self.folder.path,
+                make_room=lambda: drop_oldest(self.folder.checkpoints, measured.best_step),
+                no_room=no_room,
+            ),
+        )
 
     def _keep_timing(
         self, seconds: float, first_step: int, largest_row: int, start_up_seconds: float
@@ -300,37 +323,54 @@ class Session:
         )
         add_timing(self.settings.logs_dir, timing)
 
-    def _save(self, log: RunLog, step: int, stop_requested: Callable[[], bool]) -> None:
+    def _save(self, log: RunLog, step: int, stop_requested: StopRequested) -> None:
         began = time.perf_counter()
-        with log.aside():
+        with log.aside("the save"):
             checkpoint = snapshot(self.state, step, self.progress)
+            saved: list[Path] = []
             waited = self._write(
                 log,
                 stop_requested,
-                lambda no_room: save_checkpoint(
-                    self.folder.checkpoints,
-                    checkpoint,
-                    keep=self.settings.save_total_limit,
-                    no_room=no_room,
+                lambda no_room: saved.append(
+                    save_checkpoint(
+                        self.folder.checkpoints,
+                        checkpoint,
+                        keep=self.settings.save_total_limit,
+                        best_step=self.measured.best_step,
+                        no_room=no_room,
+                    )
                 ),
             )
+        seconds = time.perf_counter() - began
         if not waited:
-            self.save_seconds = time.perf_counter() - began
+            self.save_seconds = seconds
+        for path in saved:
+            log.saved(step, seconds, path)
+        with log.aside("the sample answers"):
+            if self.answering is not None:
+                note_answers(self.state, self.answering, self.folder.logs, step, log.say)
+            if self.state.accelerator.is_main_process:
+                write_report_or_say(self.folder.logs, log.say)
 
     def _write(
-        self, log: RunLog, stop_requested: Callable[[], bool], write: Callable[[NoRoom], object]
+        self, log: RunLog, stop_requested: StopRequested, write: Callable[[NoRoom], object]
     ) -> bool:
         """Write in the main process, waiting for room on the disk; True if it had to wait."""
         accelerator = self.state.accelerator
-        wait = WaitForRoom(log.say, stop_requested, lambda: keep_others_waiting(accelerator))
+
+        def still_waiting() -> None:
+            log.beat()
+            keep_others_waiting(accelerator)
+
+        wait = WaitForRoom(
+            lambda sentence: log.incident("full_disk", sentence), stop_requested, still_waiting
+        )
         if accelerator.is_main_process:
             write(wait)
         wait_for_main_process(accelerator)
         return wait.over()
 
-    def _measure(
-        self, log: RunLog, name: str, step: int, stop_requested: Callable[[], bool]
-    ) -> bool:
+    def _measure(self, log: RunLog, name: str, step: int, stop_requested: StopRequested) -> bool:
         """Measure the held-out loss. A stop that is asked for meanwhile loses nothing.
 
         Returns True when it has not become better for as long as the settings say.
@@ -340,11 +380,12 @@ class Session:
 
         def watch(messages: int) -> None:
             log.progress.update(bar, completed=messages)
+            log.beat()
             alone = self.state.accelerator.num_processes == 1
-            if stop_requested() and name == "base" and alone:
-                raise Interrupted("Stopped. Run the same command again to go on.")
+            if stop_requested() and name != "epoch" and alone:
+                raise Interrupted(f"Stopped.\n{GO_ON}\n  {log.go_on}")
 
-        with log.aside():
+        with log.aside("the measurement of the held-out loss"):
             loss = evaluate(self.state, watch, log.incident)
         log.progress.remove_task(bar)
         if loss is None:
@@ -357,7 +398,7 @@ class Session:
         self._note(name, figures)
         if step:
             self.measured.note(step, figures)
-        return self.is_out_of_patience
+        return self.measured.is_out_of_patience(self.settings.early_stopping_patience)
 
     def _note(self, name: str, figures: dict[str, float]) -> None:
         self.losses |= {f"{name}_{figure}": value for figure, value in figures.items()}
@@ -378,25 +419,3 @@ def with_its_token_budget(settings: Settings, checkpoint: Checkpoint) -> Setting
 def join_processes() -> PartialState:
     """The processes that `accelerate launch` started, or the only one there is."""
     return PartialState(cpu=not torch.cuda.is_available())
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """First Ctrl+C or SIGTERM: finish the step, save, stop. A second Ctrl+C leaves at once."""
-    requested: list[int] = []
-
-    def handle(number: int, _frame: object) -> None:
-        if requested:
-            raise KeyboardInterrupt
-        requested.append(number)
-        # Not through the log or rich: the signal may have come while they were writing.
-        os.write(2, b"\nStopping after this step and saving; Ctrl+C again leaves at once.\n")
-
-    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
-    kinds = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = {kind: signal.signal(kind, handle) for kind in kinds}
-    try:
-        yield lambda: bool(requested)
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)

@@ -13,6 +13,8 @@ _STEPS = (1, 2, 5, 10)
 _MOST_TICKS = 4
 _MOST_DOTS = 40
 _EDGE = 6.0
+_LEAST_SPAN = 1e-300
+"""A quarter of less may be nothing."""
 _GAP = 0.22
 """Of a column's place that stays empty."""
 
@@ -165,7 +167,7 @@ def lane_chart(
 
 def ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     """Round numbers in even steps of 1, 2 or 5 x 10^n, from at most `low` to at least `high`."""
-    span = high - low or abs(high) or 1
+    span = max(high - low or abs(high) or 1, _LEAST_SPAN)
     power = 10.0 ** math.floor(math.log10(span / _MOST_TICKS))
     # The last of the steps is always enough, but for what floating point makes of it.
     step = next((s * power for s in _STEPS if s * power * _MOST_TICKS >= span), 10 * power)

@@ -5,6 +5,7 @@ in it, charts.html draws what charts.py computes. Whatever a page shows is escap
 page.html's Content-Security-Policy forbids the browser to run or load anything at all.
 """
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,13 @@ LONGEST_NAME = 300
 
 def render_page(template: str, **values: Any) -> bytes:
     """A page as UTF-8. `values` are the template's variables; its macros may call functions."""
+    # A file's name may hold bytes that are no text: they become question marks.
+    return _environment().get_template(template).render(values).encode("utf-8", "replace")
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    """Keeps the templates that it has compiled: training writes its page again and again."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -26,8 +34,7 @@ def render_page(template: str, **values: Any) -> bytes:
         lstrip_blocks=True,
     )
     environment.filters.update(count=count, plain=plain)
-    # A file's name may hold bytes that are no text: they become question marks.
-    return environment.get_template(template).render(values).encode("utf-8", "replace")
+    return environment
 
 
 def count(number: int) -> str:

@@ -6,7 +6,9 @@ a second time; of those, only the second time counts.
 """
 
 import json
+import math
 import os
+import platform
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,11 +17,17 @@ from typing import Any, Literal
 
 HISTORY_FILE = "history.jsonl"
 
+MOST_STEPS = 10**12
+"""A larger number is damage."""
+
 Kind = Literal["plan", "start", "step", "held_out", "saved", "answers", "incident", "end"]
 """
-plan      before each start: `run, steps, steps_per_epoch, base_model, voice, hardware, command`,
-          and predicted `seconds, peak_bytes, label` (measured here, calibrated or modelled)
+plan      at each start: `run, steps, steps_per_epoch, base_model, voice, hardware, command`, and
+          predicted `seconds` (of the whole program), `peak_bytes`, `label` (measured here,
+          calibrated or modelled)
 start     `step`: done so far; 0 for a new run
+          With both of them comes `process, computer` by itself: whether that process still lives
+          tells a run that is silent from one that was killed
 step      `step, loss, learning_rate, messages_per_second, tokens_per_second, memory_bytes`, on a
           card also `celsius, watts, throttled`
 held_out  `step, nats_per_token, bits_per_character, messages, best` (true if the lowest so far)
@@ -31,8 +39,14 @@ end       `step, outcome` (finished, stopped, failed), `sentence, seconds` since
 """
 
 
+_FIGURES = frozenset({"step", "held_out", "saved", "answers"})
+"""Kinds that say nothing without a step, and that a step done again replaces."""
+
+
 def append_event(folder: Path, kind: Kind, **values: Any) -> None:
     """Add a line. A disk that is full costs the line, not the run."""
+    if kind in ("plan", "start"):
+        values = {"process": os.getpid(), "computer": platform.node(), **values}
     line = json.dumps({"kind": kind, "time": time.time(), **values}, ensure_ascii=False)
     with suppress(OSError), (folder / HISTORY_FILE).open("ab+") as file:
         if file.seek(0, os.SEEK_END):
@@ -44,28 +58,47 @@ def append_event(folder: Path, kind: Kind, **values: Any) -> None:
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
     """All events that count, oldest first; none if there is no history."""
+    return without_repeated_steps(read_history(folder))
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """The same with the steps that were done again later: all that is readable."""
     try:
         lines = (folder / HISTORY_FILE).read_bytes().splitlines()
     except OSError:
         return []
-    return without_repeated_steps([event for line in lines if (event := _event(line))])
+    return [event for line in lines if (event := _event(line))]
+
+
+def runs(logs_dir: Path) -> list[Path]:
+    """Folders of the runs that have a history, the one written to last first."""
+    found = []
+    for path in logs_dir.glob(f"*/{HISTORY_FILE}"):
+        with suppress(OSError):  # deleted meanwhile
+            found.append((path.stat().st_mtime, path.parent))
+    return [folder for _, folder in sorted(found, reverse=True)]
 
 
 def without_repeated_steps(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Drop figures of steps that were done again after a start; what happened stays."""
     kept: list[dict[str, Any]] = []
-    for event in events:
+    again_from: float = math.inf  # the earliest step from which a later start went on
+    for event in reversed(events):
         if event["kind"] == "start":
-            redone = {"step", "held_out", "saved", "answers"}
-            kept = [e for e in kept if e["kind"] not in redone or e["step"] <= event["step"]]
-        kept.append(dict(event))
-    return kept
+            again_from = min(again_from, event.get("step", 0))
+        if event["kind"] not in _FIGURES or event["step"] <= again_from:
+            kept.append(dict(event))
+    return kept[::-1]
 
 
 def _event(line: bytes) -> dict[str, Any] | None:
+    """None for what is no event, however it came to be: the file may be damaged."""
     try:
         event = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    known = isinstance(event, dict) and event.get("kind") in Kind.__args__  # type: ignore[attr-defined]
-    return event if known and isinstance(event.get("step", 0), int) else None
+    if not isinstance(event, dict) or event.get("kind") not in Kind.__args__:  # type: ignore[attr-defined]
+        return None
+    step = event.get("step", None if event["kind"] in _FIGURES else 0)
+    is_step = isinstance(step, int) and 0 <= step <= MOST_STEPS
+    return event if is_step else None

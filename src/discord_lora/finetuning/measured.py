@@ -1,0 +1,29 @@
+"""Held-out losses of a run: which adapter is the best one, and whether to go on at all."""
+
+import math
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Measured:
+    """What was measured after training had begun."""
+
+    last_step: int = 0
+    """0: nothing was."""
+    last: dict[str, float] = field(default_factory=dict)
+    """`nats_per_token` and `bits_per_character`."""
+    best_step: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    worse: int = 0
+    """Measurements since the best one."""
+
+    def note(self, step: int, figures: dict[str, float]) -> None:
+        self.last_step, self.last = step, figures
+        if figures["nats_per_token"] < self.best.get("nats_per_token", math.inf):
+            self.best_step, self.best, self.worse = step, figures, 0
+        else:
+            self.worse += 1
+
+    def is_out_of_patience(self, patience: int) -> bool:
+        """EARLY_STOPPING_PATIENCE measurements without a better one; 0 never is."""
+        return 0 < patience <= self.worse

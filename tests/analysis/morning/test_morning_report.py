@@ -1,0 +1,345 @@
+"""What the history of a night comes to: outcome, breaks, figures, whatever is missing in it."""
+
+import io
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from discord_lora.analysis.morning.curves import MOST_POINTS, smoothed, thinned
+from discord_lora.analysis.morning.history import HISTORY_FILE, append_event
+from discord_lora.analysis.morning.morning_html import as_html
+from discord_lora.analysis.morning.morning_page import print_page
+from discord_lora.analysis.morning.morning_report import make_report, read_report
+from discord_lora.analysis.morning.outcome import PATIENCE_SECONDS
+
+EVENING = 1_790_000_000.0
+COMMAND = "python training/train_lora.py --max-steps 40"
+
+
+def event(kind, at, **values):
+    """An event `at` seconds after the evening."""
+    return {"kind": kind, "time": EVENING + at, **values}
+
+
+def plan(at=0.0, **values):
+    usual = {
+        "run": "ada-tiny", "steps": 40, "steps_per_epoch": 40, "base_model": "tiny", "voice": "Ada",
+        "hardware": "CPU", "command": COMMAND, "seconds": 100.0, "peak_bytes": 2e9,
+        "label": "modelled",
+    }  # fmt: skip
+    return event("plan", at, **{**usual, **values})
+
+
+def start(at, step=0, **values):
+    return event("start", at, step=step, **values)
+
+
+def steps(first, last, at, seconds=2.0):
+    return [
+        event(
+            "step", at + n * seconds, step=step, loss=3.0 - step / 40, learning_rate=1e-3,
+            messages_per_second=4.0, tokens_per_second=100.0, memory_bytes=1.5e9,
+        )
+        for n, step in enumerate(range(first, last + 1), start=1)
+    ]  # fmt: skip
+
+
+def held_out(at, step, nats):
+    return event("held_out", at, step=step, nats_per_token=nats, bits_per_character=1.5, messages=9)
+
+
+def end(at, outcome="finished", **values):
+    return event("end", at, outcome=outcome, **values)
+
+
+def report_of(*events, now=10_000.0):
+    return make_report("folder", events, EVENING + now)
+
+
+def page_of(report):
+    written = io.StringIO()
+    print_page(Console(width=80, file=written), report)
+    return written.getvalue()
+
+
+def shown(report):
+    """Both pages as text; neither may fail."""
+    return page_of(report) + as_html(report).decode()
+
+
+@pytest.fixture
+def finished():
+    return report_of(
+        plan(),
+        start(5),
+        held_out(6, 0, 3.5),
+        *steps(1, 40, 10),
+        held_out(60, 20, 2.5),
+        event("saved", 90, step=40, seconds=0.5, bytes=100),
+        held_out(95, 40, 2.75),
+        end(110, step=40, seconds=125.0, peak_bytes=3e9, next_command="python scripts/chat.py"),
+    )
+
+
+def test_a_finished_run_says_what_it_came_to(finished):
+    assert finished.state == "finished"
+    assert "40 steps in 2 min, held-out loss from 3.500 to 2.750 (lowest: 2.500)" in (
+        finished.sentence
+    )
+    assert finished.next_command == "python scripts/chat.py"
+    assert finished.best.step == 20
+    assert (finished.seconds.predicted, finished.seconds.real) == (100.0, 125.0)
+    assert finished.seconds.ratio == 1.25
+    assert finished.memory.ratio == 1.5
+    assert finished.medians["messages_per_second"] == 4.0
+    assert (finished.steps_done, finished.steps) == (40, 40)
+    assert finished.incidents == []
+
+
+def test_both_pages_show_its_figures(finished):
+    for page in (page_of(finished), as_html(finished).decode()):
+        for word in ("ada-tiny", "modelled", "1.25", "1.50", "2.5000", "lowest", "3.0 GB"):
+            assert word in page
+    assert "python scripts/chat.py" in page_of(finished)
+
+
+def test_a_power_cut_is_seen_from_outside_and_says_how_to_go_on():
+    report = report_of(plan(), start(5), *steps(1, 18, 10))
+    assert report.state == "silent"
+    assert "step 18 of 40" in report.sentence
+    assert report.sentence.startswith("No sign of life since ")
+    assert report.next_command == COMMAND
+    assert [(it.what, it.step) for it in report.incidents] == [("cut off", 18)]
+    assert report.seconds.real is None
+    assert COMMAND in page_of(report)
+
+
+def test_a_break_lasts_from_the_last_sign_of_life_to_the_next_start():
+    report = report_of(
+        plan(), start(5), *steps(1, 18, 10), plan(1000), start(1005, step=10),
+        *steps(11, 40, 1010), end(1080, step=40, seconds=80.0),
+    )  # fmt: skip
+    assert report.state == "finished"
+    (cut,) = report.incidents
+    assert (cut.what, cut.step, cut.time) == ("cut off", 18, EVENING + 46)
+    assert "16 min later" in cut.sentence
+    assert "8 steps were done again" in cut.sentence
+    assert report.idle_seconds == 954.0
+    assert report.working_seconds == 46.0 + 80.0
+    assert [x for x, _ in report.loss] == list(range(1, 41)), "each step once"
+
+
+@pytest.mark.parametrize("plan_first", [True, False])
+@pytest.mark.parametrize("processes", [(None, None), (1, 2), (7, 7)])
+def test_plan_and_start_come_in_any_order(plan_first, processes):
+    def opening(at, step, process):
+        by = {} if process is None else {"process": process, "computer": "another one"}
+        both = [plan(at, **by), start(at, step=step, **by)]
+        return both if plan_first else both[::-1]
+
+    first, second = processes
+    report = report_of(
+        *opening(0, 0, first), *steps(1, 9, 1), *opening(100, 5, second), *steps(6, 12, 101)
+    )
+    assert report.starts == 2
+    assert [it.what for it in report.incidents] == ["cut off", "cut off"]
+
+
+def test_a_stop_loses_nothing_and_is_no_failure():
+    events = [plan(), start(5), *steps(1, 7, 10), end(30, "stopped", step=7, seconds=30.0)]
+    report = report_of(*events)
+    assert "Stopped at" in report.sentence and "after step 7 of 40" in report.sentence
+    assert report.next_command == COMMAND
+    going_on = report_of(*events, plan(100), start(110, step=7), *steps(8, 9, 120))
+    assert going_on.incidents[0].what == "stopped"
+    assert "done again" not in going_on.incidents[0].sentence
+
+
+def test_a_failure_says_why():
+    why = "The loss of step 8 is nan."
+    report = report_of(plan(), start(5), *steps(1, 7, 10), end(30, "failed", step=7, sentence=why))
+    assert report.sentence.endswith(f"after step 7 of 40: {why}")
+    assert report.incidents[-1].sentence == why
+    assert report_of(plan(), end(3, "of another version")).state == "failed"
+
+
+def test_a_run_that_was_begun_anew_is_another_one():
+    old = [plan(), start(5), held_out(6, 0, 9.0), *steps(1, 30, 10), event("saved", 80, step=30)]
+    anew = [plan(90_000), start(90_005), held_out(90_006, 0, 3.5), *steps(1, 9, 90_010)]
+    for before in (old, [*old, end(81)], [*old, end(81, "stopped")]):
+        report = report_of(*before, *anew, now=90_030)
+        assert (report.starts, report.idle_seconds) == (1, 0.0)
+        assert [it.nats_per_token for it in report.held_out] == [3.5]
+    nothing_saved = [it for it in old if it["kind"] != "saved"]
+    assert report_of(*nothing_saved, *anew, now=90_030).starts == 2
+    assert report_of(*old, plan(99), start(100, step=30), *anew, now=90_030).starts == 1
+
+
+def a_process(alive):
+    """Its number; of one that is over, or of this one."""
+    if alive:
+        return os.getpid()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return ended.pid
+
+
+@pytest.mark.parametrize(("alive", "state"), [(True, "running"), (False, "silent")])
+def test_whether_the_process_lives_decides_at_once(tmp_path, alive, state):
+    append_event(tmp_path, "start", step=0, process=a_process(alive))
+    append_event(tmp_path, "step", step=3, loss=2.0)
+    report = read_report(tmp_path)
+    assert report.state == state
+    append_event(tmp_path, "end", outcome="finished")
+    assert read_report(tmp_path).state == "finished"
+
+
+@pytest.mark.parametrize(("alive", "state"), [(True, "starting"), (False, "silent")])
+def test_a_process_that_ended_while_it_loaded_is_known(tmp_path, alive, state):
+    append_event(tmp_path, "plan", run="ada", process=a_process(alive))
+    assert read_report(tmp_path).state == state
+
+
+def test_a_process_that_lives_and_says_nothing_is_said_to_be_silent(tmp_path):
+    append_event(tmp_path, "start", step=0)
+    append_event(tmp_path, "step", step=3, loss=2.0)
+    report = read_report(tmp_path, now=time.time() + 2 * PATIENCE_SECONDS)
+    assert report.state == "running"
+    assert report.sentence.startswith("Running, but silent since ")
+
+
+def test_another_process_that_got_the_same_number_does_not_count():
+    here = platform.node()
+    long_ago = report_of(start(5, process=os.getpid(), computer=here), *steps(1, 3, 10))
+    assert long_ago.state == "silent"
+
+
+@pytest.mark.parametrize(
+    ("later", "state"), [(0.5 * PATIENCE_SECONDS, "running"), (2 * PATIENCE_SECONDS, "silent")]
+)
+def test_of_another_computer_only_silence_is_known(later, state):
+    events = [start(5, process=1, computer="another one"), *steps(1, 3, 10)]
+    assert report_of(*events, now=16 + later).state == state
+
+
+def test_a_running_run_says_when_it_ends():
+    report = report_of(plan(), start(10), *steps(1, 20, 10, seconds=60), now=1210)
+    assert report.state == "running"
+    assert "about 20 min to go" in report.sentence
+    assert report.next_command == ""
+
+
+def test_before_the_first_step():
+    assert "no step is done yet" in report_of(plan(), now=30).sentence
+    cut = report_of(plan(), start(5))
+    assert "before the first step" in cut.sentence
+    assert cut.next_command == COMMAND
+    assert "No sign of life" in shown(cut)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [plan()],
+        [start(1)],
+        [{"kind": "start"}],
+        [{"kind": "end"}],
+        [{"kind": "incident"}],
+        [{"kind": "step", "step": 3}],
+        [event("step", 1, step=1, loss=2.0)],
+        [held_out(1, 0, 3.0)],
+        [event("answers", 1, step=1, answers=[{}, 3, {"answer": "hi"}])],
+        [event("answers", 1, step=1, answers="none")],
+        steps(1, 1, 1),
+    ],
+)
+def test_hardly_anything_makes_pages(events):
+    assert "folder" in shown(report_of(*events)) or events[0]["kind"] == "plan"
+
+
+def test_a_loss_that_is_no_number_is_counted_and_left_out():
+    bad = [event("step", n, step=n, loss=value) for n, value in ((5, math.nan), (6, math.inf))]
+    report = report_of(plan(), start(0), *steps(1, 4, 1), *bad, *steps(7, 9, 10))
+    assert report.bad_losses == 2
+    assert [x for x, _ in report.loss] == [1, 2, 3, 4, 7, 8, 9]
+    assert "nan" not in as_html(report).decode().replace("finance", "")
+
+
+def test_a_hundred_thousand_steps_make_a_page_of_the_usual_size():
+    report = report_of(plan(steps=100_000), start(0), *steps(1, 100_000, 1))
+    assert len(report.loss) <= MOST_POINTS and len(report.smooth_loss) <= MOST_POINTS
+    assert len(as_html(report)) < 100_000
+    assert report.medians["tokens_per_second"] == 100.0
+
+
+def test_thinning_keeps_ends_and_spikes():
+    points = [(n, 100.0 if n == 777 else -50.0 if n == 5_000 else n % 7) for n in range(10_000)]
+    kept = thinned(points, 100)
+    assert len(kept) <= 100
+    assert {points[0], points[777], points[5_000], points[-1]} <= set(kept)
+    assert kept == sorted(kept)
+    assert thinned(points[:50], 100) == points[:50]
+
+
+def test_smoothing_begins_at_the_first_value_and_calms():
+    assert smoothed([(n, 2.5) for n in range(100)])[0] == (0, 2.5)
+    noisy = [(n, float(n % 2)) for n in range(1000)]
+    assert all(abs(y - 0.5) < 0.02 for _, y in smoothed(noisy)[300:])
+    assert smoothed([]) == []
+
+
+def test_answers_are_by_question_and_the_latest_of_a_step_counts():
+    def answers(at, step, *words):
+        asked = [{"prompt": f"q{n}", "real": "yes", "answer": word} for n, word in enumerate(words)]
+        return event("answers", at, step=step, answers=asked)
+
+    report = report_of(
+        plan(), start(1), answers(2, 0, "first", "x"), start(50), answers(60, 0, "again", "x"),
+        answers(70, 20, "later", "x"),
+    )  # fmt: skip
+    assert [question.prompt for question in report.questions] == ["q0", "q1"]
+    assert report.questions[0].answers == [(0, "again"), (20, "later")]
+    html = as_html(report).decode()
+    assert "before training" in html and "step 0 to 20" in html
+
+
+def test_a_process_number_comes_with_the_start_by_itself(tmp_path):
+    append_event(tmp_path, "start", step=0)
+    text = (tmp_path / HISTORY_FILE).read_text()
+    assert f'"process": {os.getpid()}' in text and '"computer": ' in text
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+KEYS = (
+    "run", "steps", "steps_per_epoch", "base_model", "voice", "hardware", "command", "seconds",
+    "peak_bytes", "label", "process", "computer", "loss", "learning_rate", "messages_per_second",
+    "memory_bytes", "celsius", "throttled", "nats_per_token", "bits_per_character", "messages",
+    "bytes", "answers", "what", "sentence", "outcome", "next_command", "time",
+)  # fmt: skip
+EVENTS = st.builds(
+    lambda kind, step, values: {"kind": kind, "step": step, **values},
+    st.sampled_from(
+        ("plan", "start", "step", "held_out", "saved", "answers", "incident", "end")
+    ),
+    st.integers(0, 10**12),
+    st.dictionaries(st.sampled_from(KEYS), ANYTHING, max_size=6),
+)  # fmt: skip
+
+
+@given(st.lists(EVENTS, min_size=1, max_size=12))
+@hypothesis_settings(max_examples=100, deadline=None)
+def test_whatever_the_events_hold_there_are_pages(events):
+    shown(report_of(*events))
