@@ -67,7 +67,7 @@ def measure(settings: Settings, folder: Path, console: Console) -> tuple[float, 
         def save(step: int) -> None:
             nonlocal written
             began = time.perf_counter()
-            written = save_checkpoint(folder / "checkpoints", snapshot(state, step, {"losses": {}}))
+            written = save_checkpoint(folder / "checkpoints", snapshot(state, step, {}), keep=2)
             saves.append(time.perf_counter() - began)
 
         fit(state, Events(stepped=stepped, save=save, save_every_steps=settings.save_every_steps))

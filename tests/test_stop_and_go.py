@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from discord_lora.analysis.morning.history import read_events
-from discord_lora.finetuning.checkpoints import is_whole
+from discord_lora.finetuning.checkpoints import damage
 from run_scripts import ROOT, start, tiny_model_folder, wait_for_steps, write_chat
 from test_train_lora import SCRIPT, arguments, finish
 
@@ -82,7 +82,7 @@ def test_a_file_named_stop_saves_and_the_printed_command_goes_on(run):
     end = run.events("end")[-1]
     assert (end["outcome"], end["sentence"]) == ("stopped", "Stopped and saved.")
     saved = run.checkpoints()[-1]
-    assert is_whole(saved) and saved.name == f"step-{end['step']:08d}"
+    assert not damage(saved) and saved.name == f"step-{end['step']:08d}"
     assert SECRET not in error + run.text() + end["next_command"]
 
     line = printed_command(error)
@@ -151,7 +151,7 @@ def test_a_second_ctrl_c_in_the_middle_of_a_save_leaves_at_once(run):
     assert code == 130, out + error
     assert time.monotonic() - began < 10
     assert "Traceback" not in error
-    assert run.checkpoints() == before and is_whole(before[-1])
+    assert run.checkpoints() == before and not damage(before[-1])
     assert "left at once" in run.events("end")[-1]["sentence"]
 
     process = run.start()
@@ -179,7 +179,7 @@ def test_a_terminal_that_is_closed_costs_nothing(run):
     assert os.waitstatus_to_exitcode(status) == 130
     end = run.events("end")[-1]
     assert (end["outcome"], end["sentence"]) == ("stopped", "Stopped and saved.")
-    assert is_whole(run.checkpoints()[-1])
+    assert not damage(run.checkpoints()[-1])
     assert run.checkpoints()[-1].name == f"step-{end['step']:08d}"
     assert "SIGHUP" in run.text() and "Traceback" not in run.text()
 

@@ -4,7 +4,6 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-import torch
 from rich.console import Console
 
 from discord_lora.analysis.morning.history import append_event, read_events
@@ -46,7 +45,7 @@ def make_log(tmp_path, *, main=True, first_step=0, console=None, **options):
 
 def do_steps(log, *numbers):
     for number in numbers:
-        log.stepped(StepResult(number, torch.tensor(2.0), 1e-3, 4, 100), 2.0)
+        log.stepped(StepResult(number, 2.0, 1e-3, 4, 100))
 
 
 def events(tmp_path):
@@ -57,7 +56,7 @@ def test_the_history_holds_what_it_says_it_holds(tmp_path):
     with make_log(tmp_path) as log:
         log.held_out(0, HeldOutLoss(3.0, 1.5, 7))
         do_steps(log, 1, 2)
-        log.budget_halved(512)
+        log.incident("out_of_memory", "out of memory: going on with 512 tokens a micro-batch")
         checkpoint = tmp_path / "step-2"
         checkpoint.mkdir()
         (checkpoint / "weights").write_bytes(b"x" * 1234)
@@ -68,6 +67,7 @@ def test_the_history_holds_what_it_says_it_holds(tmp_path):
     for event in found:
         assert event.pop("time") > 1e9
     start, base, step, memory, saved, last, trained, end = found
+    assert start.pop("process") == os.getpid() and start.pop("computer")
     assert start == {"kind": "start", "step": 0}
     assert base == {
         "kind": "held_out",

@@ -72,7 +72,7 @@ def test_a_real_checkpoint_is_as_large_as_was_said(tmp_path, room):
     optimizer.step()
     plain = {name: weight.detach() for name, weight in weights.items()}
     checkpoint = Checkpoint(1, plain, optimizer.state_dict(), {}, {}, {"losses": {}})
-    path = save_checkpoint(tmp_path, checkpoint)
+    path = save_checkpoint(tmp_path, checkpoint, keep=2)
     taken = sum(file.stat().st_size for file in path.iterdir())
     said = room(tmp_path, 1e9, optimizer_bytes("adamw")).checkpoint_bytes
     assert taken <= said <= 1.05 * taken
