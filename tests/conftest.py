@@ -9,6 +9,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 
+pytest_plugins = ["loopback"]
+
 # A shell that starts the tests in the background lets them ignore Ctrl+C, and so would every
 # process that they start to be interrupted.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -99,6 +99,27 @@ def make_model(vocabulary: int = 400, seed: int = 0, hidden: int = 32) -> Any:
     return LlamaForCausalLM(config).requires_grad_(False)
 
 
+def says_letters(model: Any, tokenizer: Any) -> Any:
+    """Let the model answer in letters whatever it reads; which ones is left to its weights."""
+    letters = tokenizer.convert_tokens_to_ids([*"abcdefghijklmnopqrstuvwxyz"])
+    head, embedding = model.lm_head.weight.data, model.get_input_embeddings().weight.data
+    # One direction is common to all that is read, and it points to the letters.
+    embedding[:, 0] = 1.0
+    head[:, 0] = -10.0
+    head[letters, 0] = 10.0
+    return model
+
+
+def recites_the_alphabet(model: Any, tokenizer: Any) -> Any:
+    """Let each letter follow the one before, a line break the last, and `a` the line break."""
+    order = tokenizer.convert_tokens_to_ids(["Ċ", *"abcdefghijklmnopqrstuvwxyz"])
+    head, embedding = model.lm_head.weight.data, model.get_input_embeddings().weight.data
+    for place, (token, following) in enumerate(zip(order, [*order[1:], order[0]], strict=True)):
+        embedding[token, place] = 1.0
+        head[following, place] = 10.0
+    return model
+
+
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
     "mistral": {"sliding_window": 24},

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from discord_lora.adapter_folder import WEIGHTS_FILE, RunInfo
 from discord_lora.analysis.morning.history import read_events
 from discord_lora.messages.training_data import write_line
 from fakes import chatter, make_model, make_tokenizer
@@ -49,6 +50,16 @@ def tiny_model_folder(tmp_path, model=None):
     folder = tmp_path / "tiny"
     (model or make_model()).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def adapter_without_weights(tmp_path, voice):
+    """It only says whose voice it is, and how to render: another server has the weights."""
+    folder = tmp_path / "ada"
+    folder.mkdir()
+    (folder / WEIGHTS_FILE).touch()
+    base = str(tiny_model_folder(tmp_path))
+    RunInfo(base, "none", voice, {"max_seq_length": 300}, "", {}).write(folder)
     return folder
 
 

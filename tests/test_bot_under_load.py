@@ -1,4 +1,4 @@
-"""The bot's process in a crowd, and with everything failing that can fail."""
+"""The bot's process in a crowd, and over a long time."""
 
 import random
 import signal
@@ -8,9 +8,11 @@ import psutil
 import pytest
 
 from discord_lora.discord_bot.signs import BUSY_SIGN, HEARD_SIGN
-from test_bot import LOADING_SECONDS, adapters, ended, launch, server  # noqa: F401 - fixtures
+from loopback import LOADING_SECONDS, ended
+from watched_bot import delays
 
 CHANNELS, MESSAGES, SECONDS = 20, 500, 10.0
+WARM_UP, LONG = 300, 2000
 
 
 def standing(question, account):
@@ -32,18 +34,18 @@ def assert_none_twice(questions, account):
 
 
 @pytest.mark.slow
-def test_five_hundred_messages_in_ten_seconds(server, launch):  # noqa: F811
+def test_five_hundred_messages_in_ten_seconds(server, launch, tmp_path):
     account = server.add_bot("Lora")
     people = [server.add_user(f"member{n}") for n in range(40)]
     guild = server.add_guild("Home")
     channels = [guild.add_channel(f"channel{n}") for n in range(CHANNELS)]
     server.enforce_rate_limits()
     server.gateway.heartbeat_interval = 1.0
-    process = launch(token=account.token)
+    process = launch(token=account.token, script=("tests/watched_bot.py", tmp_path / "late"))
     server.wait_until_connected(account, timeout=LOADING_SECONDS)
     channels[0].wait_for_message(author=account, reply_to=channels[0].say(people[0], "lora?"))
     memory_before = psutil.Process(process.pid).memory_info().rss
-    questions, delays, chance, began = [], [], random.Random(1), time.monotonic()
+    questions, chance, began = [], random.Random(1), time.monotonic()
     for number in range(MESSAGES):
         time.sleep(max(0.0, began + number * SECONDS / MESSAGES - time.monotonic()))
         channel, author = channels[number % CHANNELS], chance.choice(people)
@@ -51,25 +53,50 @@ def test_five_hundred_messages_in_ten_seconds(server, launch):  # noqa: F811
             questions.append(channel.say(author, f"{number} @Lora?", mentions=[account]))
         else:
             channel.say(author, f"{number} and some words of talk")
-        if number % 5 == 0:
-            # Seconds until the bot's event loop has worked off all before and answered this.
-            delays.append(server.gateway.request_heartbeat())
     assert time.monotonic() - began < 1.5 * SECONDS
     server.wait_until(
         lambda: all(standing(it, account) for it in questions), timeout=120, what="all answers"
     )
+    late = delays(tmp_path / "late", began)
     time.sleep(3)
     found = [standing(it, account) for it in questions]
     counts = {how: found.count(how) for how in sorted(set(found))}
     gap = server.longest_heartbeat_gap
     grown = (psutil.Process(process.pid).memory_info().rss - memory_before) / 1e6
     print(f"{len(questions)} mentions: {counts}; memory +{grown:.0f} MB")
-    print(f"a heartbeat that was asked for took {max(delays) * 1000:.0f} ms at most")
-    print(f"the others, one a second, were {gap:.2f} s apart at most")
+    print(f"the event loop was never later than {max(late) * 1000:.0f} ms")
+    print(f"heartbeats, one a second, were {gap:.2f} s apart at most")
     assert_none_twice(questions, account)
-    assert max(delays) <= 0.1
+    assert max(late) <= 0.1
     assert gap < 1.5
     assert grown < 100
     assert server.rate_limit_violations == 0
+    process.send_signal(signal.SIGINT)
+    assert ended(process)[0] == 130
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_two_thousand_messages(server, launch):
+    """After the first hundreds, which fill what is bounded: caches, pools, the allocator's own."""
+    account = server.add_bot("Lora")
+    people = [server.add_user(f"member{n}") for n in range(20)]
+    guild = server.add_guild("Home")
+    channels = [guild.add_channel(f"channel{n}") for n in range(2)]
+    process = launch(token=account.token)
+    server.wait_until_connected(account, timeout=LOADING_SECONDS)
+    memory, resident = psutil.Process(process.pid).memory_info, []
+    for number in range(WARM_UP + LONG + 1):
+        channel, author = channels[number % 2], people[number % len(people)]
+        if number % 500 == WARM_UP:
+            resident.append(memory().rss / 1e6)
+        if number % 4:
+            channel.say(author, f"{number} and some words of talk")
+            continue
+        question = channel.say(author, f"{number} @Lora?", mentions=[account])
+        channel.wait_for_message(author=account, after=question, timeout=30)
+    print("MB after each 500 messages:", *(f"{it:.1f}" for it in resident))
+    assert len(resident) == 1 + LONG // 500
+    assert resident[-1] - resident[0] < 15
+    assert resident[-1] - resident[2] < 8
     process.send_signal(signal.SIGINT)
     assert ended(process)[0] == 130

@@ -16,6 +16,7 @@ from discord import app_commands
 
 from fake_discord import FakeDiscord, Intents, Permissions
 
+pytestmark = pytest.mark.usefixtures("quick_retries")
 SETTLED = 0.1  # seconds after which what should not happen has had its chance
 
 
@@ -78,15 +79,6 @@ class Running:
             self.do(self.client.close())
         self.thread.join(10)
         assert not self.thread.is_alive()
-
-
-@pytest.fixture
-def server(monkeypatch):
-    with FakeDiscord() as server:
-        monkeypatch.setattr(discord.http.Route, "BASE", server.api_base)
-        gateway = yarl.URL(server.gateway_url)
-        monkeypatch.setattr(discord.gateway.DiscordWebSocket, "DEFAULT_GATEWAY", gateway)
-        yield server
 
 
 @pytest.fixture
@@ -563,12 +555,10 @@ def test_a_server_error_is_tried_again(server, bot, channel, running, status):
     assert fault.hits == 1 and len(channel.by(bot)) == 1
 
 
-@pytest.mark.slow
 def test_five_server_errors_are_an_error(server, channel, running):
     fault = server.fail_next("POST", "/channels/*/messages", status=504, times=9)
-    future = asyncio.run_coroutine_threadsafe(running.channel(channel).send("hi"), running.loop)
     with pytest.raises(discord.DiscordServerError):
-        future.result(40)
+        running.do(running.channel(channel).send("hi"))
     assert fault.hits == 5 and channel.messages == []
 
 

@@ -1,20 +1,17 @@
-"""A loopback Discord with a server, two members and an owner, and the bot in it."""
+"""On the loopback Discord: a server, two members and an owner, and the bot in it."""
 
-import discord
 import pytest
-import yarl
 
 from discord_bot.running_bot import RunningBot
-from fake_discord import FakeDiscord
+from discord_lora.discord_bot import catching_up, delivery
 
 
-@pytest.fixture
-def server(monkeypatch):
-    with FakeDiscord() as server:
-        monkeypatch.setattr(discord.http.Route, "BASE", server.api_base)
-        gateway = yarl.URL(server.gateway_url)
-        monkeypatch.setattr(discord.gateway.DiscordWebSocket, "DEFAULT_GATEWAY", gateway)
-        yield server
+@pytest.fixture(autouse=True)
+def _quick_bot(quick_retries, monkeypatch):
+    """The bot does not wait long before it tries again either."""
+    for module in (delivery, catching_up):
+        pauses = [0.02] * len(module.RETRY_SECONDS)
+        monkeypatch.setattr(module, "RETRY_SECONDS", pauses)
 
 
 @pytest.fixture

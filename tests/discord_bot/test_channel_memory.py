@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from discord_bot.seen import BOT_ID, seen
 from discord_lora.conversations.prompt_format import persona_voice, server_voice
-from discord_lora.discord_bot.channel_memory import CHAIN_MESSAGES, RESET_NOTICE, ChannelMemory
+from discord_lora.discord_bot.channel_memory import RESET_NOTICE, ChannelMemory
+from discord_lora.discord_bot.reading import CHAIN_MESSAGES
 from discord_lora.messages.opt_out import OptOutLedger
 from discord_lora.messages.sources.base import Kind, Person
 from fakes import contents

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+from discord_lora.discord_bot.reply_messages import EDIT_DELAY_SECONDS
 from discord_lora.discord_bot.signs import APOLOGY, BUSY_SIGN, HEARD_SIGN
 from discord_lora.inference.backend import Busy, GenerationFailed, TooSlow
 from fakes import contents
@@ -118,11 +119,15 @@ def test_it_types_and_writes_a_message_a_line_like_a_person(
 
 
 def test_a_streamed_answer_grows_within_the_limits(server, account, alice, channel, start):
+    """In a Discord that is four times as fast as the real one, and so is the bot."""
+    for route, (count, seconds) in server.wire.limits.limits.items():
+        server.wire.limits.limits[route] = (count, seconds / 4)
     server.enforce_rate_limits()
     bot = start(reply_style="stream")
+    bot.client.manner.edit_seconds = EDIT_DELAY_SECONDS / 4
     words = " ".join(f"word{n}" for n in range(450))
     bot.backend.enqueue(words)
-    bot.backend.seconds_a_word = 0.012
+    bot.backend.seconds_a_word = 0.003
     question = channel.say(alice, "tell me, lora")
     answer = channel.wait_for_message(author=account, reply_to=question)
     server.wait_until(lambda: channel.by(account)[-1].content.endswith("word449"), timeout=20)
@@ -130,13 +135,15 @@ def test_a_streamed_answer_grows_within_the_limits(server, account, alice, chann
     assert all(len(it.content) <= 2000 for it in channel.by(account))
     times = [answer.at, *(it.at for it in answer.edits)]
     assert len(times) >= 4
-    assert min(b - a for a, b in pairwise(times)) > 1.0
+    assert min(b - a for a, b in pairwise(times)) > 0.25
     assert server.rate_limit_violations == 0
 
 
-def test_nobody_is_ever_pinged(server, account, alice, bob, guild, channel, start):
+def test_nobody_is_ever_pinged(server, account, alice, bob, guild, channel, start, monkeypatch):
+    monkeypatch.setattr("discord_lora.discord_bot.reply_messages._CHARACTERS_PER_SECOND", 1000.0)
     mods = guild.add_role("mods")
     bot = start()
+    bot.client.manner.edit_seconds = 0.05
     text = f"@everyone @here {mods.mention} {bob.mention} and you"
     for style in ("plain", "stream", "person"):
         bot.client.manner.reply_style = style

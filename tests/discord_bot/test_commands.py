@@ -15,8 +15,6 @@ from discord_lora.discord_bot.commands import (
 from fake_discord import Permissions
 from fakes import contents
 
-SETTLED = 0.3
-
 
 @pytest.fixture
 def use(server, channel):

@@ -18,7 +18,8 @@ It speaks Discord's HTTP and WebSocket wire (API version 10) and knows nothing o
     mentions.py      whom a text pings
     rights.py        permission and intent bits, who may do what where
     payloads.py      all of it as Discord's JSON
-    gateway.py       WebSocket sessions: identify, heartbeat, resume, and breaking all of it
+    gateway.py       WebSocket: identify, heartbeat, resume, and breaking all of it
+    session.py       what one IDENTIFY began, and the socket it is told through
     rest.py          HTTP: token, log, faults; the routes are in routes.py
     faults.py        scripted failures and rate limits of the HTTP side
     commands.py      people use commands, menus and buttons

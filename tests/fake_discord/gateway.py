@@ -1,7 +1,4 @@
-"""The WebSocket side: sessions with numbered events, heartbeats, resuming, and breaking it all.
-
-A session keeps every event it was given. Whoever is connected gets those after a mark, and a
-RESUME does nothing but set the mark, so that replaying is the same as sending.
+"""The WebSocket side: identify, heartbeats, resuming, and breaking it all.
 
 Methods without `async` may be called from any thread.
 """
@@ -10,10 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 import time
 from collections.abc import Awaitable
-from contextlib import suppress
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -22,68 +17,16 @@ from aiohttp import WSMsgType, web
 from fake_discord import payloads
 from fake_discord.people import Bot
 from fake_discord.rights import PRIVILEGED, Intents, Permissions
+from fake_discord.session import DISPATCH, Connection, Session
 from fake_discord.world import Event, World
 
 Json = dict[str, Any]
 T = TypeVar("T")
-DISPATCH, HEARTBEAT, IDENTIFY, PRESENCE, VOICE = range(5)
+HEARTBEAT, IDENTIFY, PRESENCE, VOICE = 1, 2, 3, 4
 RESUME, RECONNECT, MEMBERS = 6, 7, 8
 INVALID_SESSION, HELLO, HEARTBEAT_ACK = 9, 10, 11
 UNKNOWN_OPCODE, NOT_AUTHENTICATED, BAD_TOKEN, TWICE = 4001, 4003, 4004, 4005
 BAD_SEQUENCE, TIMED_OUT, DISALLOWED_INTENTS = 4007, 4009, 4014
-
-
-class Session:
-    """What one IDENTIFY began. The n-th event has sequence number n."""
-
-    def __init__(self, bot: Bot, intents: Intents) -> None:
-        self.id = secrets.token_hex(16)
-        self.bot = bot
-        self.intents = intents
-        self.events: list[str] = []
-        self.connection: Connection | None = None
-
-    def add(self, name: str, payload: Json) -> None:
-        sequence = len(self.events) + 1
-        frame = {"op": DISPATCH, "t": name, "s": sequence, "d": payload}
-        self.events.append(json.dumps(frame))
-
-
-class Connection:
-    """One socket; `sent` is how many events of its session it has been given."""
-
-    def __init__(self, socket: web.WebSocketResponse, transport: asyncio.Transport) -> None:
-        self.socket = socket
-        self.transport = transport
-        self.session: Session | None = None
-        self.sent = 0
-        self.frozen = False
-        self.heartbeats: list[float] = []
-        self.opened_at = time.monotonic()
-        self.closed_at: float | None = None
-        # The code with which the client left; None if it was cut off or simply gone.
-        self.goodbye: int | None = None
-        self.news = asyncio.Event()
-
-    async def send(self, op: int, data: Any = None, **rest: Any) -> None:
-        if not self.frozen:
-            await self.socket.send_str(json.dumps({"op": op, "d": data, **rest}))
-
-    async def keep_sending(self) -> None:
-        """The session's events in their order, as they come, for as long as the socket lives."""
-        with suppress(ConnectionResetError):
-            while self.session is not None and not self.socket.closed:
-                self.news.clear()
-                await self.send_waiting()
-                await self.news.wait()
-
-    async def send_waiting(self) -> None:
-        while self.session is not None and self.sent < len(self.session.events):
-            if self.frozen or self.socket.closed:
-                return
-            event = self.session.events[self.sent]
-            self.sent += 1
-            await self.socket.send_str(event)
 
 
 class Gateway:

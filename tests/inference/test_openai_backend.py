@@ -1,14 +1,11 @@
-"""The other backend against a small server of our own on this computer, over real HTTP."""
+"""The other backend against a server of our own, over real HTTP."""
 
 import asyncio
-import json
 import logging
 from contextlib import asynccontextmanager
 
 import pytest
-from aiohttp import web
 
-from discord_lora.adapter_folder import WEIGHTS_FILE, RunInfo
 from discord_lora.console import UserError
 from discord_lora.conversations.prompt_format import PromptFormat, persona_voice
 from discord_lora.inference.backend import (
@@ -21,100 +18,19 @@ from discord_lora.inference.backend import (
 from discord_lora.inference.open_backend import open_backend
 from discord_lora.inference.openai_backend import OpenAIBackend
 from discord_lora.settings import Settings
+from fake_completions import KEY, FakeServer
 from fakes import chatter, conversation, make_tokenizer, say
-from run_scripts import tiny_model_folder
+from run_scripts import adapter_without_weights
 
 ADA = persona_voice("Ada", "id-Ada")
 SAMPLING = Sampling(
     temperature=0.5, top_p=0.9, min_p=0.1, repetition_penalty=1.2, max_reply_tokens=7
 )
-KEY = "sk-very-secret"
-
-
-class FakeServer:
-    """Speaks OpenAI's completions; what it takes and says is set by the test."""
-
-    def __init__(self):
-        self.bodies = []
-        self.pieces = ["hel", "lo"]
-        self.takes_ids = self.takes_extensions = True
-        self.status = 200
-        self.miscounts = 0
-        self.hold = None
-        """An event for which a streamed answer waits after its first piece."""
-        self.before = None
-        """An event for which it waits before that."""
-        self.left = 0
-        self.raw = None
-
-    @asynccontextmanager
-    async def running(self):
-        app = web.Application()
-        app.router.add_get("/v1/models", self.models)
-        app.router.add_post("/v1/completions", self.completions)
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        port = site._server.sockets[0].getsockname()[1]
-        try:
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            await runner.cleanup()
-
-    async def models(self, _request):
-        return web.json_response({"data": [{"id": "the-model"}]})
-
-    async def completions(self, request):
-        body = await request.json()
-        self.bodies.append(body)
-        if request.headers.get("Authorization") != f"Bearer {KEY}":
-            return web.json_response({"error": "no"}, status=401)
-        refused = (isinstance(body["prompt"], list) and not self.takes_ids) or (
-            "min_p" in body and not self.takes_extensions
-        )
-        if refused or self.status != 200:
-            text = f"{{'error': 'not so, {KEY}'}}"
-            return web.Response(status=400 if refused else self.status, text=text)
-        if not body["stream"]:
-            usage = {"prompt_tokens": len(body["prompt"]) + self.miscounts}
-            return web.json_response({"choices": [{"text": "x"}], "usage": usage})
-        return await self.streamed(request)
-
-    async def streamed(self, request):
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        if self.raw is not None:
-            await response.write(self.raw)
-            return response
-        try:
-            if self.before is not None:
-                await self.before.wait()
-            for number, piece in enumerate(self.pieces):
-                data = json.dumps({"choices": [{"text": piece, "finish_reason": None}]})
-                wire = f"data: {data}\n\n".encode()
-                # Servers cut where they like, also in the middle of a character.
-                await response.write(wire[:30])
-                await asyncio.sleep(0)
-                await response.write(wire[30:])
-                if number == 0 and self.hold is not None:
-                    await self.hold.wait()
-            await response.write(b": a comment\n\ndata: [DONE]\n\n")
-        except (asyncio.CancelledError, ConnectionError):
-            self.left += 1
-            raise
-        return response
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """An adapter that only says whose voice it is: the server has the weights."""
-    root = tmp_path_factory.mktemp("adapters")
-    base = str(tiny_model_folder(root))
-    (root / "ada").mkdir()
-    (root / "ada" / WEIGHTS_FILE).touch()
-    RunInfo(base, "none", ADA, {"max_seq_length": 300}, "", {}).write(root / "ada")
-    return root / "ada"
+    return adapter_without_weights(tmp_path_factory.mktemp("adapters"), ADA)
 
 
 def settings(url, **values):

@@ -31,8 +31,8 @@ from discord_lora.discord_bot.delivery import (
 )
 from discord_lora.discord_bot.journal import AnswerRecord, Journal
 from discord_lora.discord_bot.manner import Manner
+from discord_lora.discord_bot.question import Question, react
 from discord_lora.discord_bot.reply_messages import without_pings
-from discord_lora.discord_bot.seen_message import SeenMessage
 from discord_lora.discord_bot.signs import APOLOGY, BUSY_SIGN, HEARD_SIGN
 from discord_lora.discord_bot.when_to_speak import Answer, Decision
 from discord_lora.inference.backend import (
@@ -53,22 +53,6 @@ BUSY_SECONDS = (2, 3, 5, 8, *[13] * 45)
 
 TRIES_TO_SAY_SOMETHING = 3
 """An answer may end before its first word; the next one is drawn anew."""
-
-
-@dataclass(eq=False, slots=True)
-class Question:
-    """A message that is to be answered."""
-
-    message: discord.Message
-    seen: SeenMessage
-    decision: Decision
-    has_hourglass: bool = False
-    sign: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Putting the hourglass on and taking it off go one after the other."""
-
-    @property
-    def addressed(self) -> bool:
-        return self.decision.answer is Answer.ADDRESSED
 
 
 @dataclass(eq=False, slots=True)
@@ -133,7 +117,7 @@ class Answering:
 
     def acknowledge(self, message: discord.Message) -> None:
         """Show that it was heard, and leave it at that."""
-        self._do_aside(_react(message, HEARD_SIGN))
+        self._do_aside(react(message, HEARD_SIGN))
 
     async def finish(self, seconds: float) -> None:
         """Take nothing new and let what is being answered come to its end, for so long."""
@@ -184,15 +168,15 @@ class Answering:
         earlier = channel.waiting.pop(author_id, None)
         if earlier is not None:
             question, earlier = sorted((question, earlier), key=_by_id, reverse=True)
-            self._do_aside(self._take_hourglass_off(earlier))
+            self._do_aside(earlier.take_hourglass_off(self.user))
         if len(channel.waiting) >= MOST_WAITING:
             log.warning("too many wait in channel %s", question.seen.channel_id)
-            self._do_aside(_react(question.message, BUSY_SIGN))
+            self._do_aside(react(question.message, BUSY_SIGN))
             return
         channel.waiting[author_id] = question
         channel.unasked = None
         if channel.is_busy:
-            self._do_aside(self._put_hourglass_on(question))
+            self._do_aside(question.put_hourglass_on())
 
     async def _work(self, target: Any, channel: _Channel) -> None:
         try:
@@ -233,7 +217,7 @@ class Answering:
                 keeps_waiting = await self._keeps_waiting(question, channel, conversation)
         finally:
             if not keeps_waiting:
-                await self._take_hourglass_off(question)
+                await question.take_hourglass_off(self.user)
 
     async def _keeps_waiting(
         self, question: Question, channel: _Channel, conversation: Conversation
@@ -316,20 +300,7 @@ class Answering:
     async def _show_busy(self, question: Question, channel: _Channel) -> None:
         channel.is_busy = True
         for waiting in (question, *channel.waiting.values()):
-            await self._put_hourglass_on(waiting)
-
-    async def _put_hourglass_on(self, question: Question) -> None:
-        async with question.sign:
-            if not question.has_hourglass:
-                question.has_hourglass = True
-                await _react(question.message, BUSY_SIGN)
-
-    async def _take_hourglass_off(self, question: Question) -> None:
-        async with question.sign:
-            if question.has_hourglass:
-                question.has_hourglass = False
-                with suppress(*FAILED_REQUEST):
-                    await question.message.remove_reaction(BUSY_SIGN, self.user)
+            await waiting.put_hourglass_on()
 
     async def _apologise(self, question: Question, error: Exception) -> None:
         """Once until an answer works again; the others would only read the same."""
@@ -353,8 +324,3 @@ class Answering:
 
 def _by_id(question: Question) -> int:
     return int(question.seen.id)
-
-
-async def _react(message: discord.Message, sign: str) -> None:
-    with suppress(*FAILED_REQUEST):
-        await message.add_reaction(sign)

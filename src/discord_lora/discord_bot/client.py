@@ -18,7 +18,7 @@ from typing import Any
 
 import discord
 
-from discord_lora.discord_bot.answering import Answering, Question
+from discord_lora.discord_bot.answering import Answering
 from discord_lora.discord_bot.catching_up import History
 from discord_lora.discord_bot.channel_memory import ChannelMemory
 from discord_lora.discord_bot.commands import Commands
@@ -26,6 +26,7 @@ from discord_lora.discord_bot.delivery import FAILED_REQUEST
 from discord_lora.discord_bot.from_discord import seen_message
 from discord_lora.discord_bot.journal import Journal
 from discord_lora.discord_bot.manner import Manner
+from discord_lora.discord_bot.question import Question
 from discord_lora.discord_bot.seen_message import SeenMessage
 from discord_lora.discord_bot.signs import APOLOGY, HEARD_SIGN
 from discord_lora.discord_bot.when_to_speak import SpeakRules, WhenToSpeak
