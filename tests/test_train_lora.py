@@ -7,8 +7,10 @@ import signal
 import sys
 
 import pytest
+from safetensors.torch import load_file
 
 from discord_lora.analysis.morning.history import read_events
+from discord_lora.finetuning.training_model import TrainingModel
 from run_scripts import run_here, start, tiny_model_folder, wait_for_steps, write_chat
 
 SCRIPT = "training/train_lora.py"
@@ -224,3 +226,77 @@ def test_a_utf16_env_file_and_a_cp1252_console_work_on_every_script(tmp_path):
         assert "Traceback" not in error
         if "--json" in words:
             assert json.loads(out)["voice"] == "Zoë ✨"
+
+
+def run_of_server(tmp_path, monkeypatch, **settings):
+    """Its run.json and the events of its history."""
+    write_chat(tmp_path / "chat.jsonl")
+    words = arguments(tmp_path, base_model=tiny_model_folder(tmp_path), **settings)
+    assert run_here(monkeypatch, SCRIPT, *words) == 0
+    run = json.loads(
+        (tmp_path / "adapters" / "server-tiny" / "run.json").read_text(encoding="utf-8")
+    )
+    return run, read_events(tmp_path / "logs" / "server-tiny")
+
+
+def test_the_adapter_is_that_of_the_lowest_held_out_loss(tmp_path, monkeypatch, capsys):
+    run, events = run_of_server(
+        tmp_path,
+        monkeypatch,
+        max_steps=40,
+        epochs=99,
+        eval_every_steps=2,
+        learning_rate=1,
+        save_every_steps=100,
+    )
+    measured = {e["step"]: e["nats_per_token"] for e in events if e["kind"] == "held_out"}
+    del measured[0]
+    best = min(measured, key=measured.get)
+    assert best < 40, "the rate is so high that it gets worse"
+    assert run["steps"] == best
+    assert run["losses"]["trained_nats_per_token"] == measured[best]
+    assert run["losses"]["last_nats_per_token"] == measured[40]
+    assert f"the adapter is that of step {best}" in capsys.readouterr().out
+    folder = tmp_path / "adapters" / "server-tiny"
+    saved = load_file(folder / "checkpoints" / f"step-{best:08d}" / "weights.safetensors")
+    written = load_file(folder / "adapter_model.safetensors")
+    assert {t.sum().item() for t in written.values()} == {t.sum().item() for t in saved.values()}
+
+
+def test_a_run_stops_early_when_the_held_out_loss_gets_no_better(tmp_path, monkeypatch, capsys):
+    _, events = run_of_server(
+        tmp_path,
+        monkeypatch,
+        max_steps=40,
+        epochs=99,
+        eval_every_steps=2,
+        learning_rate=0.3,
+        early_stopping_patience=2,
+    )
+    measured = [e["step"] for e in events if e["kind"] == "held_out"]
+    assert measured[-1] < 40
+    assert "stopping early" in capsys.readouterr().out
+    assert [e["outcome"] for e in events if e["kind"] == "end"] == ["finished"]
+
+
+def test_losses_that_are_not_finite_send_the_run_back_and_end_in_a_diagnosis(
+    tmp_path, monkeypatch, capsys
+):
+    """Whatever the model is given after the start, its loss is NaN."""
+    forward = TrainingModel.forward
+
+    def spoiled(model, batch):
+        begun = any(tmp_path.glob("adapters/*/checkpoints/step-*"))
+        return forward(model, batch) * (float("nan") if begun and model.training else 1)
+
+    monkeypatch.setattr(TrainingModel, "forward", spoiled)
+    write_chat(tmp_path / "chat.jsonl")
+    words = arguments(tmp_path, base_model=tiny_model_folder(tmp_path), max_steps=40, epochs=99)
+    assert run_here(monkeypatch, SCRIPT, *words) == 2
+    out, error = capsys.readouterr()
+    assert "going on from step 0 with a learning rate of 5.0e-04" in out
+    assert "is not finite, also after 3 returns" in " ".join(error.split())
+    events = read_events(tmp_path / "logs" / "server-tiny")
+    kinds = [event["what"] for event in events if event["kind"] == "incident"]
+    assert kinds.count("went_back") == 3 and kinds.count("not_finite") == 12
+    assert events[-1]["outcome"] == "failed"
