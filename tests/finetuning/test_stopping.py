@@ -1,5 +1,4 @@
 import ctypes
-import os
 import signal
 import sys
 import threading
@@ -19,8 +18,7 @@ def look_often(monkeypatch):
 
 
 def send(number):
-    os.kill(os.getpid(), number)
-    time.sleep(0.01)  # Python calls the handler between two instructions
+    signal.raise_signal(number)  # in this thread: os.kill may choose another, and be late
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
