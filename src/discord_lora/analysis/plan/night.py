@@ -23,7 +23,7 @@ from discord_lora.settings import Settings
 START_UP_SECONDS, DISK_BYTES_PER_SECOND = 20.0, 300e6
 """Modelled start-up: libraries and proofs, then 16-bit weights from the disk."""
 
-ANSWER_TOKENS, QUESTION_TOKENS = 24, 128
+ANSWER_TOKENS, QUESTION_TOKENS = 16, 128
 """Of a sample answer: the most that it may have, and a usual question. A small term of the sum:
 three answers of the sample model on two cores are modelled as 3.7 s; measured were 3.4 to 4.3."""
 
