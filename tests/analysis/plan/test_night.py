@@ -198,7 +198,7 @@ def test_sample_answers_count_at_each_checkpoint_and_before():
     rows = [[[Example(1, 1)]]] * 100
     with_them = workday(rows, [[Example(1, 1)]], 50, sample_answers=3)
     passes = with_them.answers.micro_batches
-    assert passes == 25  # the questions, then a pass for each of 24 tokens
+    assert passes == 17  # the questions, then a pass for each of 16 tokens
     taken = with_them.run_time(EACH_A_SECOND, 100)
     assert taken.answers == 3 * passes
     assert taken.total == pytest.approx(taken.training + taken.validation + 2 + taken.answers)

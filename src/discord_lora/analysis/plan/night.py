@@ -25,7 +25,8 @@ START_UP_SECONDS, DISK_BYTES_PER_SECOND = 20.0, 300e6
 
 ANSWER_TOKENS, QUESTION_TOKENS = 16, 128
 """Of a sample answer: the most that it may have, and a usual question. A small term of the sum:
-three answers of the sample model on two cores are modelled as 3.7 s; measured were 3.4 to 4.3."""
+three answers of up to 24 tokens were modelled as 3.7 s (sample model, two cores); measured were 3.4
+to 4.3."""
 
 DEADLINE_SHARE = 0.9
 """Of the time until a deadline that a plan uses: a night that is a tenth slower still ends in
