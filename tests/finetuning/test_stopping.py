@@ -21,9 +21,16 @@ def send(number):
     signal.raise_signal(number)  # in this thread: os.kill may choose another, and be late
 
 
+def as_in_a_terminal(number):
+    """Not as under nohup, which the tests may run under and which is respected."""
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
+    return signal.getsignal(number)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_only_asks_and_the_log_says_why(number, capfd):
-    before, said = signal.getsignal(number), []
+    before, said = as_in_a_terminal(number), []
     with stop_on_signal(None, said.append) as requested:
         assert not requested()
         send(number)
@@ -44,6 +51,7 @@ def test_a_second_ctrl_c_leaves_at_once():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_what_comes_twice_by_itself_does_not_leave_at_once(number):
     """A closing terminal and a shutdown send more than one."""
+    as_in_a_terminal(number)
     with stop_on_signal() as requested:
         send(number)
         send(number)
