@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,13 @@ def run_here(monkeypatch, script, *arguments):
     except SystemExit as leaving:
         return leaving.code
     raise AssertionError("the script did not leave through run_script")
+
+
+def as_in_a_terminal(number):
+    """Not as under nohup, which the tests may run under and which is respected."""
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
+    return signal.getsignal(number)
 
 
 def start(script, *arguments, **environment):

@@ -12,7 +12,7 @@ import pytest
 
 from discord_lora.analysis.morning.history import read_events
 from discord_lora.finetuning.checkpoints import damage
-from run_scripts import ROOT, start, tiny_model_folder, wait_for_steps, write_chat
+from run_scripts import ROOT, as_in_a_terminal, start, tiny_model_folder, wait_for_steps, write_chat
 from test_train_lora import SCRIPT, arguments, finish
 
 pytestmark = [
@@ -165,6 +165,7 @@ def test_a_second_ctrl_c_in_the_middle_of_a_save_leaves_at_once(run):
 def test_a_terminal_that_is_closed_costs_nothing(run):
     """As closing the window of an SSH session does: SIGHUP, and nowhere to write to."""
     pty = pytest.importorskip("pty")
+    as_in_a_terminal(signal.SIGHUP)
     child, window = pty.fork()
     if child == 0:
         os.chdir(ROOT)

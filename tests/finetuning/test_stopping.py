@@ -8,6 +8,7 @@ import pytest
 
 from discord_lora.finetuning import stopping
 from discord_lora.finetuning.stopping import console_kept_open, stop_on_signal
+from run_scripts import as_in_a_terminal
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends signals the POSIX way")
 
@@ -19,13 +20,6 @@ def look_often(monkeypatch):
 
 def send(number):
     signal.raise_signal(number)  # in this thread: os.kill may choose another, and be late
-
-
-def as_in_a_terminal(number):
-    """Not as under nohup, which the tests may run under and which is respected."""
-    if signal.getsignal(number) == signal.SIG_IGN:
-        signal.signal(number, signal.SIG_DFL)
-    return signal.getsignal(number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
