@@ -5,7 +5,7 @@ Neither is worth a night: what goes wrong here is said on the log and costs itse
 
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,8 @@ def report_at_the_end(folder: Path, console: Console, *, is_main_process: bool) 
 
 def _report(folder: Path, console: Console) -> None:
     def say(sentence: str) -> None:
-        console.print(sentence, markup=False)
+        with suppress(OSError):  # the terminal may be gone
+            console.print(sentence, markup=False)
 
     write_report_or_say(folder, say)
     try:
