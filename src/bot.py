@@ -5,6 +5,7 @@ running answers end and leaves.
 """
 
 import asyncio
+import gc
 from collections.abc import Callable
 
 from discord_lora.console import make_console, plainly, run_script
@@ -62,6 +63,10 @@ async def be_in_discord(
         if dry_run:
             say(f"Everything is ready to speak as {backend.voice.name}; nothing was connected.")
             return
+        # What is loaded stays: looking through it for garbage stops everything for a third of a
+        # second, and Python would do it now and then.
+        gc.collect()
+        gc.freeze()
         client = BotClient(settings=settings, backend=backend, ledger=ledger, adapter=folder)
         say(f"speaking as {backend.voice.name}; Ctrl+C to leave")
         await stay_until_stopped(client, required_token(settings))

@@ -13,6 +13,7 @@ from discord_lora.conversations.prompt_format import persona_voice
 from discord_lora.discord_bot.client import BotClient
 from discord_lora.discord_bot.signs import APOLOGY
 from discord_lora.discord_bot.start_up import ask_discord, bot_log
+from discord_lora.inference.completions_server import ServerRefused
 from discord_lora.inference.open_backend import open_backend
 from discord_lora.messages.opt_out import OptOutLedger
 from discord_lora.settings import load_settings
@@ -114,6 +115,10 @@ def test_nothing_that_hangs_on_the_client_shows_a_secret(
                 living = asyncio.create_task(client.start(account.token))
                 await talk(client, completions)
                 found = shown(within(client))
+                client.journal.leak = ServerRefused(0, KEY)  # as if there were one
+                with pytest.raises(AssertionError):
+                    assert_hidden(shown(within(client)), KEY)
+                del client.journal.leak
                 await client.close()
                 await living
             await backend.close()
