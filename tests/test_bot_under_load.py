@@ -96,7 +96,7 @@ def test_memory_stays_flat_over_two_thousand_messages(server, launch):
         channel.wait_for_message(author=account, after=question, timeout=30)
     print("MB after each 500 messages:", *(f"{it:.1f}" for it in resident))
     assert len(resident) == 1 + LONG // 500
-    assert resident[-1] - resident[0] < 15
-    assert resident[-1] - resident[2] < 8
+    assert resident[-1] - resident[0] < 30
+    assert resident[-1] - resident[2] < 10
     process.send_signal(signal.SIGINT)
     assert ended(process)[0] == 130

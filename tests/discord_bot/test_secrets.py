@@ -118,6 +118,7 @@ def test_nothing_that_hangs_on_the_client_shows_a_secret(
                 client.journal.leak = ServerRefused(0, KEY)  # as if there were one
                 with pytest.raises(AssertionError):
                     assert_hidden(shown(within(client)), KEY)
+                del client.journal.leak
                 await client.close()
                 await living
             await backend.close()

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import queue
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -52,6 +54,7 @@ NO_INTENT = (
 )
 CLOSED_BAD_TOKEN, CLOSED_NO_INTENT = 4004, 4014
 BYTES_A_LOG, OLD_LOGS = 2_000_000, 4
+LINES_FOR_THE_SCREEN, SECONDS_FOR_LAST_LINES = 1000, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +100,34 @@ class _WithoutSecrets(logging.Formatter):
 
 
 class _OnScreen(logging.Handler):
+    """Shows lines from a thread of its own.
+
+    A console may take nothing for minutes (in PowerShell a selection stops it), and whoever writes
+    into it stands still. Lines that find no room meanwhile are in the file only.
+    """
+
     def __init__(self, say: Callable[[str], None]) -> None:
         super().__init__()
         self._say = say
+        self._lines: queue.Queue[str | None] = queue.Queue(LINES_FOR_THE_SCREEN)
+        self._thread = threading.Thread(target=self._show, name="screen", daemon=True)
+        self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
         # Where a traceback belongs is the file.
-        self._say(self.format(logging.makeLogRecord({**vars(record), "exc_info": None})))
+        line = self.format(logging.makeLogRecord({**vars(record), "exc_info": None}))
+        with suppress(queue.Full):
+            self._lines.put_nowait(line)
+
+    def close(self) -> None:
+        with suppress(queue.Full):
+            self._lines.put_nowait(None)
+        self._thread.join(SECONDS_FOR_LAST_LINES)
+        super().close()
+
+    def _show(self) -> None:
+        while (line := self._lines.get()) is not None:
+            self._say(line)
 
 
 @contextmanager
