@@ -17,6 +17,7 @@ from test_train_lora import SCRIPT, arguments, finish
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(900),
     pytest.mark.skipif(sys.platform == "win32", reason="sends signals the POSIX way"),
 ]
 

@@ -9,6 +9,7 @@ from run_scripts import tiny_model_folder, write_chat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(bool(full_disk.why_not()), reason=full_disk.why_not() or "-")
 def test_a_run_waits_for_room_and_ends_with_the_same_adapter(tmp_path):
     work = tmp_path / "work"

@@ -8,6 +8,7 @@ from kill_nine import Torment
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_adapter(tmp_path):
     torment = Torment(tmp_path, 3, random.Random(5))
     torment.run_to_the_end("calm")
