@@ -104,11 +104,12 @@ def look(run: Run) -> Found:
         positions=reads_at_once(run.location),
     )
     problems = [*problems_of(settings, facts), *problems_with_folders(settings)]
+    doubts = [*doubts_of(settings, facts), *doubts_of_folders(run)]
     if PartialState().num_processes == 1:  # else each has a share only, and says so itself
         problems += refusals(lambda: check_memory(run.location, hardware, settings.quantization))
     if room is not None and (full := disk_problem(room, run.folder.path)):
-        problems.append(full)
-    doubts = [*doubts_of(settings, facts), *doubts_of_folders(run)]
+        # A run that goes on may wait for room, as it would have; one to begin had better not.
+        (doubts if run.steps_done else problems).append(full)
     return Found(hardware, facts, room, problems, doubts)
 
 
