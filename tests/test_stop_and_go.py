@@ -191,12 +191,20 @@ def test_a_step_that_hangs_is_reported_and_the_result_is_the_same(run):
     for mode in ([], ["hangs"]):
         folder = {"output_dir": run.tmp_path / f"adapters{len(mode)}"}
         code, out, error = finish(
-            run.start(mode=mode, max_steps=5, logs_dir=run.tmp_path / f"logs{len(mode)}", **folder)
+            run.start(
+                mode=mode,
+                max_steps=5,
+                sample_answers=0,
+                logs_dir=run.tmp_path / f"logs{len(mode)}",
+                **folder,
+            )
         )
         assert code == 0, out + error
     incidents = [it for it in read_events(run.tmp_path / "logs1" / "server-tiny") if "what" in it]
-    assert [it["what"] for it in incidents] == ["hung", "went_on"]
-    assert incidents[0]["sentence"].startswith("step 3 has been running for")
+    # With one second as the limit, a busy machine may be slow elsewhere as well.
+    hung = [it["sentence"] for it in incidents if it["what"] == "hung"]
+    assert sum(sentence.startswith("step 3 has been running for") for sentence in hung) == 1
+    assert "went_on" in [it["what"] for it in incidents]
     text = (run.tmp_path / "logs1" / "training.log").read_text(encoding="utf-8")
     assert "stand_still" in text, "the log holds where the program stands"
     adapters = [
