@@ -103,12 +103,14 @@ def _walk(state: TrainingState, events: Events, first_step: int) -> tuple[Ending
             return None, _go_back(state, events, step)
         last = step == plan.steps
         stop = anywhere(state.accelerator, events.stop_requested()) and not last
-        measure = not last and _is_due(events.eval_every_steps, step, plan.ends_epoch(step))
-        done = measure and events.measure(step)
-        # What was saved in the middle of trouble would be no place to go back to.
+        # What was saved in the middle of trouble would be no place to go back to, and what was
+        # measured there could not be had again.
         well = not state.mishaps.bad_steps_in_a_row
-        due = measure or step % events.save_every_steps == 0
-        if stop or done or last or (due and well):
+        due = _is_due(events.eval_every_steps, step, plan.ends_epoch(step))
+        measure = due and well and not last
+        done = measure and events.measure(step)
+        save = measure or step % events.save_every_steps == 0
+        if stop or done or last or (save and well):
             state.mishaps.note_checkpoint(step)
             events.save(step)
         if stop or done:
