@@ -441,3 +441,16 @@ def test_a_state_of_another_version_is_one_sentence(tmp_path, monkeypatch, capsy
     error = capsys.readouterr().err
     assert "step 2 is whole, but another version wrote it" in error and "--fresh" in error
     assert json.loads((path / "progress.json").read_text())["step"] == 2
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_checkpoint_that_cannot_be_replaced_is_still_there(tmp_path, monkeypatch, killed):
+    save_checkpoint(tmp_path, checkpoint(5))
+
+    def fail(_aside, _final):
+        raise KeyboardInterrupt if killed else PermissionError("planted")
+
+    monkeypatch.setattr("discord_lora.finetuning.checkpoints._put_in_place", fail)
+    with pytest.raises((UserError, KeyboardInterrupt)):
+        save_checkpoint(tmp_path, checkpoint(5))
+    assert load_newest(tmp_path)[0].step == 5

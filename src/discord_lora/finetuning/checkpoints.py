@@ -40,6 +40,8 @@ from discord_lora.hardware import is_out_of_memory
 
 MANIFEST = "manifest.json"
 RENAME_ATTEMPTS = 10
+REPLACED = ".replaced"
+"""Of a checkpoint while a new one of the same step takes its place."""
 
 
 @dataclass(slots=True)
@@ -145,9 +147,7 @@ def _write(final: Path, checkpoint: Checkpoint) -> None:
         flush_folder(aside)
         if problem := damage(aside):
             raise OSError(errno.EIO, f"it does not read back as it was written: {problem}")
-        if final.exists():
-            _remove(final)
-        _put_in_place(aside, final)
+        _replace(aside, final)
         flush_folder(folder)
     except WRITE_ERRORS:
         shutil.rmtree(aside, ignore_errors=True)
@@ -177,6 +177,23 @@ def _write_file(path: Path, fill: Callable[[Any], object]) -> str:
         hashed.flush()
         os.fsync(stream.fileno())
     return hashed.digest.hexdigest()
+
+
+def _replace(aside: Path, final: Path) -> None:
+    """Put a checkpoint where one of the same step may be; that one goes when the new one is there.
+
+    `load_newest` brings it back for a run that was killed in between.
+    """
+    old = final.with_suffix(REPLACED)
+    if final.exists():
+        final.replace(old)
+    try:
+        _put_in_place(aside, final)
+    except OSError:
+        if old.exists():
+            old.replace(final)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _put_in_place(aside: Path, final: Path) -> None:
@@ -215,6 +232,10 @@ def load_newest(
     With `trainable`, also only one whose weights have these names and shapes. Checkpoints that are
     passed over are named with the file: `step-00000100 (state.pt is damaged)`.
     """
+    for old in folder.glob(f"step-*{REPLACED}"):
+        if not (there := old.with_suffix("")).exists():
+            with suppress(OSError):
+                old.replace(there)
     passed_over: list[str] = []
     for path in _newest_first(folder):
         reason = damage(path)
