@@ -50,6 +50,9 @@ def test_secrets_are_struck_out():
     words = ["x.py", "--hf-token", "hf_123", "--discord-token=abc", "--persona", "hf_123"]
     struck = ["x.py", "--hf-token", "[secret]", "--discord-token=[secret]", "--persona", "hf_123"]
     assert without_secrets(words) == struck
+    assert without_secrets(["sudo", "HF_TOKEN=hf_123", "python"]) == [
+        *("sudo", "HF_TOKEN=[secret]", "python")
+    ]
 
 
 @pytest.mark.parametrize(

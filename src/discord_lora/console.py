@@ -115,6 +115,14 @@ def run_script(main: Callable[[], int | None]) -> NoReturn:
         for problem in error.problems:
             console.print(f"error: {problem}", style="red", markup=False)
         sys.exit(EXIT_USER_ERROR)
+    except MemoryError:
+        console.print(
+            "error: Memory ran out. Close other programs and run the same command again; a run "
+            "goes on from its last checkpoint.",
+            style="red",
+            markup=False,
+        )
+        sys.exit(EXIT_USER_ERROR)
     except Interrupted as stop:
         with suppress(OSError):  # what stopped it may be the end of its terminal
             console.print(str(stop), markup=False)

@@ -61,19 +61,22 @@ def _as_word(program: str) -> str:
 
 
 def without_secrets(words: Sequence[str]) -> list[str]:
-    """The words with `[secret]` for the values of options such as `--hf-token`."""
-    options = {
-        "--" + name.replace("_", "-")
-        for name, field in Settings.model_fields.items()
-        if "SecretStr" in str(field.annotation)
-    }
+    """The words with `[secret]` for the values of options such as `--hf-token`.
+
+    Also of variables before the command: `env HF_TOKEN=... python ...`.
+    """
+    secret = [
+        name for name, it in Settings.model_fields.items() if "SecretStr" in str(it.annotation)
+    ]
+    options = {"--" + name.replace("_", "-") for name in secret}
+    variables = {name.upper() for name in secret}
     kept: list[str] = []
     for word in words:
-        option, equals, _ = word.partition("=")
+        name, equals, _ = word.partition("=")
         if kept and kept[-1] in options:
             word = "[secret]"
-        elif equals and option in options:
-            word = f"{option}=[secret]"
+        elif equals and (name in options or name.upper() in variables):
+            word = f"{name}=[secret]"
         kept.append(word)
     return kept
 

@@ -160,10 +160,9 @@ def test_two_damaged_files_and_one_too_many_are_all_named(tmp_path):
     (path / "progress.json").unlink()
     (path / "state.pt").write_bytes(b"")
     (path / "more.pt").write_bytes(b"")
-    assert load_newest(tmp_path)[1] == [
-        "step-00000010 (more.pt does not belong to it, progress.json is missing, "
-        "state.pt is damaged)"
-    ]
+    assert damage(path) == (
+        "more.pt does not belong to it, progress.json is missing, state.pt is damaged"
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,12 +176,51 @@ def test_a_strange_manifest_is_a_damaged_one(tmp_path, text):
 
 def test_damaged_newer_ones_never_push_out_a_whole_one(tmp_path):
     for step in (5, 100, 150):
-        save_checkpoint(tmp_path, checkpoint(step))
+        save_checkpoint(tmp_path, checkpoint(step), keep=3)
     for step in (100, 150):
         (tmp_path / f"step-{step:08d}" / "state.pt").write_bytes(b"")
-    assert load_newest(tmp_path)[0] is None
+    assert load_newest(tmp_path)[0].step == 5
     save_checkpoint(tmp_path, checkpoint(50))
     assert load_newest(tmp_path)[0].step == 50
+
+
+def test_when_no_checkpoint_can_be_used_the_run_does_not_begin_anew_in_silence(tmp_path):
+    for step in (5, 10):
+        path = save_checkpoint(tmp_path, checkpoint(step))
+        (path / "state.pt").write_bytes(b"")
+    for _ in range(2):  # the second call finds them where they were
+        with pytest.raises(
+            UserError, match=r"step-00000010 \(state.pt is damaged\); step-00000005"
+        ):
+            load_newest(tmp_path)
+    assert steps(tmp_path) == [5, 10]
+
+
+def test_where_nothing_was_learned_nothing_is_lost(tmp_path):
+    (save_checkpoint(tmp_path, checkpoint(0)) / "state.pt").write_bytes(b"")
+    assert load_newest(tmp_path) == (None, ["step-00000000 (state.pt is damaged)"])
+
+
+@pytest.mark.parametrize(("failures", "expected"), [(2, 10), (99, 5)])
+def test_a_drive_that_does_not_answer_condemns_no_checkpoint(
+    tmp_path, monkeypatch, failures, expected
+):
+    for step in (5, 10):
+        save_checkpoint(tmp_path, checkpoint(step))
+    load, failed = checkpoints.load_file, []
+
+    def load_badly(path):
+        if path.parent.name == "step-00000010" and len(failed) < failures:
+            failed.append(path)
+            raise OSError(errno.EIO, "planted")
+        return load(path)
+
+    monkeypatch.setattr(checkpoints, "load_file", load_badly)
+    monkeypatch.setattr(checkpoints.time, "sleep", lambda _seconds: None)
+    loaded, passed_over = load_newest(tmp_path)
+    assert loaded.step == expected and steps(tmp_path) == [5, 10]
+    assert len(passed_over) == (expected == 5)
+    assert all("it cannot be read" in sentence for sentence in passed_over)
 
 
 # Whole files with foreign content --------------------------------------------------------------

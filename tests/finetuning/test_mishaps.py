@@ -240,6 +240,19 @@ def test_fp16_goes_back_with_a_lower_scale():
     assert state.accelerator.scaler.get_scale() == 2.0**12
 
 
+def test_fp16_leaves_out_a_step_whose_loss_is_infinite_although_its_gradient_is_not():
+    """As it comes about when a loss overflows that is only added to others."""
+    state = make_state()
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    state.accelerator.scaler = state.optimizer.scaler = scaler
+    before = weights(state)
+    state.model.register_forward_hook(lambda _model, _inputs, loss: loss + torch.inf)
+    with pytest.raises(UserError, match="not finite"):
+        fit(state, Night(state, can_go_back=False).events())
+    assert all(torch.equal(value, before[name]) for name, value in weights(state).items())
+    assert scaler.get_scale() == 8.0, "the gradients were fine"
+
+
 class Torn:
     """An example of which a part of the file is gone."""
 

@@ -174,7 +174,10 @@ def test_a_place_that_cannot_be_written_is_said_in_one_sentence(tmp_path):
 
 
 def test_what_failed_before_its_first_checkpoint_is_nobodys_run(tmp_path):
-    choose(tmp_path, optimizer="adamw_8bit").create()
+    folder = choose(tmp_path, optimizer="adamw_8bit")
+    folder.create()
+    for name in ("step-00000000", "step-00000000.damaged", "step-00000003.partial"):
+        (folder.checkpoints / name).mkdir()
     assert choose(tmp_path).path.name == "ada-sample"
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from discord_lora.analysis.morning.history import append_event, read_events
+from discord_lora.analysis.morning.history import read_events
 from discord_lora.console import Interrupted, UserError, make_console
 from discord_lora.finetuning.loop import HeldOutLoss, StepResult
 from discord_lora.finetuning.run_log import RunLog
@@ -75,7 +75,6 @@ def test_the_history_holds_what_it_says_it_holds(tmp_path):
         "nats_per_token": 3.0,
         "bits_per_character": 1.5,
         "messages": 7,
-        "best": True,
     }
     assert set(step) == {
         *("kind", "step", "loss", "learning_rate"),
@@ -85,22 +84,32 @@ def test_the_history_holds_what_it_says_it_holds(tmp_path):
     assert memory["what"] == "out_of_memory" and memory["step"] == 2
     assert "512 tokens" in memory["sentence"]
     assert saved == {"kind": "saved", "step": 2, "seconds": 0.25, "bytes": 1234}
-    assert trained["best"] is False
+    assert trained["nats_per_token"] == 3.5
     assert end["outcome"] == "finished" and end["next_command"] == "python talk.py"
     assert end["seconds"] > 0 and end["peak_bytes"] > 1e6 and end["step"] == 4
     text = (tmp_path / "training.log").read_text(encoding="utf-8")
     assert "out of memory: going on with 512" in text and "step 4 of 4" in text
 
 
-def test_the_lowest_loss_is_known_after_a_resume(tmp_path):
+def test_what_was_done_again_counts_once(tmp_path):
     with make_log(tmp_path) as log:
         log.held_out(2, HeldOutLoss(3.0, 1.5, 7))
         log.held_out(4, HeldOutLoss(2.0, 1.0, 7))
     with make_log(tmp_path, first_step=2) as log:
-        log.held_out(3, HeldOutLoss(3.1, 1.5, 7))
         log.held_out(4, HeldOutLoss(2.5, 1.2, 7))
-    best = [(it["step"], it["best"]) for it in events(tmp_path) if it["kind"] == "held_out"]
-    assert best == [(2, True), (3, False), (4, True)], "what was done again counts once"
+    measured = [it["nats_per_token"] for it in events(tmp_path) if it["kind"] == "held_out"]
+    assert measured == [3.0, 2.5]
+
+
+def test_after_going_back_rates_are_those_of_the_steps_that_were_taken(tmp_path):
+    with make_log(tmp_path, first_step=2) as log:
+        do_steps(log, 3, 4)
+        log.went_back(1, "going back")
+        do_steps(log, 2, 3)
+    found = [it for it in events(tmp_path) if it["kind"] in ("step", "incident")]
+    assert [it["step"] for it in found] == [4, 2], "step 4 was given up"
+    assert found[0]["back_to"] == 1
+    assert log.steps_taken == 4
 
 
 @pytest.mark.parametrize(
@@ -207,14 +216,6 @@ def test_time_that_was_slept_is_no_training_time(tmp_path):
         before = log.training_seconds
         log._slept(1000.0)
         assert log.training_seconds < before - 900
-
-
-def test_a_history_of_any_kind_is_no_error(tmp_path):
-    (tmp_path / "a-run").mkdir()
-    append_event(tmp_path / "a-run", "held_out", step=0, nats_per_token="low")
-    with make_log(tmp_path) as log:
-        log.held_out(1, HeldOutLoss(3.0, 1.5, 7))
-    assert events(tmp_path)[-2]["best"] is True
 
 
 def test_a_place_that_cannot_be_written_is_said_in_one_sentence(tmp_path):

@@ -40,6 +40,9 @@ from discord_lora.hardware import is_out_of_memory
 
 MANIFEST = "manifest.json"
 RENAME_ATTEMPTS = 10
+READ_ATTEMPTS = 3
+UNFINISHED = (".partial", ".removed")
+"""Of what a run that was killed was writing or deleting."""
 REPLACED = ".replaced"
 """Of a checkpoint while a new one of the same step takes its place."""
 
@@ -127,8 +130,8 @@ def _later_and_before(folder: Path, step: int | None) -> tuple[list[Path], list[
 def _write(final: Path, checkpoint: Checkpoint) -> None:
     """The steps of one try; nothing is left of it where it fails."""
     folder = final.parent
-    for kind in ("partial", "removed"):  # of a run that was killed
-        for left in folder.glob(f"step-*.{kind}"):
+    for suffix in UNFINISHED:
+        for left in folder.glob(f"step-*{suffix}"):
             shutil.rmtree(left, ignore_errors=True)
     aside = final.with_suffix(".partial")
     state = {name: getattr(checkpoint, name) for name in ("optimizer", "scheduler", "scaler")}
@@ -221,7 +224,7 @@ def _remove(path: Path) -> None:
 
 
 class _UnfitError(Exception):
-    """A whole file whose content is not what this version writes for this adapter."""
+    """It is damaged, or its content is not what this version writes for this adapter."""
 
 
 def load_newest(
@@ -231,48 +234,85 @@ def load_newest(
 
     With `trainable`, also only one whose weights have these names and shapes. Checkpoints that are
     passed over are named with the file: `step-00000100 (state.pt is damaged)`.
+
+    Raises:
+        UserError: something was learned, and none of the checkpoints can be used. All stay as
+            they are: the version that wrote them may read them, or the drive come back.
     """
     for old in folder.glob(f"step-*{REPLACED}"):
         if not (there := old.with_suffix("")).exists():
             with suppress(OSError):
                 old.replace(there)
-    passed_over: list[str] = []
+    found = None
+    unfit: dict[Path, str] = {}
+    unreadable: dict[Path, str] = {}
     for path in _newest_first(folder):
-        reason = damage(path)
-        if not reason:
-            try:
-                return _load(path, trainable), passed_over
-            except _UnfitError as unfit:
-                reason = str(unfit)
-        passed_over.append(f"{path.name} ({reason})")
-        # Out of the way: it must not count among the checkpoints that are kept.
+        try:
+            found = _read_patiently(path, trainable)
+            break
+        except _UnfitError as error:
+            unfit[path] = str(error)
+        except OSError as error:
+            unreadable[path] = f"it cannot be read: {error}"
+    reasons = {**unfit, **unreadable}
+    passed_over = [f"{path.name} ({reasons[path]})" for path in sorted(reasons, key=_newness)]
+    if found is None and any(map(_step, reasons)):
+        raise UserError(
+            f"{folder} holds no checkpoint that can be used: {'; '.join(passed_over)}. Go on with "
+            "the version and on the drive that they were written with, or add --fresh to start "
+            "over."
+        )
+    for path in unfit:  # out of the way: it must not count among the checkpoints that are kept
         away = path.with_suffix(".damaged")
         shutil.rmtree(away, ignore_errors=True)
         with suppress(OSError):
             path.replace(away)
-    return None, passed_over
+    return found, passed_over
 
 
 def load_step(folder: Path, step: int, trainable: Mapping[str, Tensor]) -> Checkpoint | None:
     """The checkpoint of this step, or None if it is gone, damaged or foreign."""
-    path = folder / f"step-{step:08d}"
     try:
-        return None if damage(path) else _load(path, trainable)
-    except _UnfitError:
+        return _read_patiently(folder / f"step-{step:08d}", trainable)
+    except (_UnfitError, OSError):
         return None
 
 
+def _read_patiently(path: Path, trainable: Mapping[str, Tensor] | None) -> Checkpoint:
+    """A virus scanner or a network drive may be in the way for a moment.
+
+    Raises:
+        _UnfitError: it is of no use.
+        OSError: it cannot be read, which says nothing about what is in it.
+    """
+    for attempt in range(READ_ATTEMPTS):
+        try:
+            if reason := damage(path):
+                raise _UnfitError(reason)
+            return _load(path, trainable)
+        except OSError:
+            if attempt == READ_ATTEMPTS - 1:
+                raise
+            time.sleep(1)
+    raise AssertionError("the last attempt returns or raises")
+
+
 def damage(path: Path) -> str:
-    """Which files of a checkpoint are not as they were saved, in words; empty if all are."""
+    """Which files of a checkpoint are not as they were saved, in words; empty if all are.
+
+    Raises:
+        OSError: what is there cannot be read.
+    """
+    manifest = path / MANIFEST
+    if not manifest.is_file():  # nor a pipe, from which one would read for ever
+        return f"{MANIFEST} is missing"
+    text = manifest.read_bytes()
     try:
-        text = (path / MANIFEST).read_bytes()
         hashes: dict[str, str] = json.loads(text)["files"]
         names = {*hashes, *(file.name for file in path.iterdir())} - {MANIFEST}
         if text != _manifest(hashes):
             return f"{MANIFEST} is damaged"
-    except FileNotFoundError:
-        return f"{MANIFEST} is missing"
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return f"{MANIFEST} is damaged"
     problems = (_damage_of(path / name, hashes.get(name)) for name in sorted(names))
     return ", ".join(filter(None, problems))
@@ -281,13 +321,10 @@ def damage(path: Path) -> str:
 def _damage_of(file: Path, wanted: str | None) -> str:
     if wanted is None:
         return f"{file.name} does not belong to it"
-    try:
-        if not file.is_file():  # nor a pipe, from which one would read for ever
-            return f"{file.name} is missing"
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-    except (OSError, ValueError) as error:
-        return f"{file.name} cannot be read ({error})"
+    if not file.is_file():
+        return f"{file.name} is missing"
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
     return "" if found == wanted else f"{file.name} is damaged"
 
 
@@ -319,7 +356,7 @@ def _reading(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # foreign content breaks in a way of its own in each library
-        if is_out_of_memory(error):
+        if isinstance(error, OSError) or is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:100]
         raise _UnfitError(f"{name} is not what this version writes: {reason}") from None
@@ -335,4 +372,8 @@ def _step(path: Path) -> int:
 
 def _newest_first(folder: Path) -> list[Path]:
     found = (path for path in folder.glob("step-*") if re.fullmatch(r"step-[0-9]+", path.name))
-    return sorted(found, key=_step, reverse=True)
+    return sorted(found, key=_newness)
+
+
+def _newness(path: Path) -> int:
+    return -_step(path)

@@ -151,8 +151,10 @@ def train_step(
     limit = state.max_grad_norm or math.inf
     norm = float(accelerator.clip_grad_norm_(state.trainable().values(), limit))
     bad = what_is_not_finite(state, mean, norm)
-    if not bad or accelerator.scaler is not None:  # the scaler leaves such a step out by itself
+    if not bad:
         state.optimizer.step()
+    elif accelerator.scaler is not None:
+        accelerator.scaler.update()  # it goes down if the gradients were infinite
     if bad:
         state.mishaps.note_bad_step(step, examples, bad, incident)
     else:
@@ -258,7 +260,7 @@ def evaluate(
     watch: Callable[[int], None] = lambda _messages: None,
     incident: Incident = lambda _what, _sentence: None,
 ) -> HeldOutLoss | None:
-    """Loss on the held-out examples; None if there are none.
+    """Loss on the held-out examples; None if there are none, or all had to be set aside.
 
     `watch` is called with the number of messages measured so far; what it raises passes through.
     """
@@ -291,8 +293,10 @@ def evaluate(
     state.token_budget = smallest(accelerator, state.token_budget)
     total = float(accelerator.reduce(nats, reduction="sum"))
     kept = state.usable(examples, incident)
+    if not kept:
+        return None
     return HeldOutLoss(
-        nats_per_token=total / max(sum(example.trained_tokens for example in kept), 1),
+        nats_per_token=total / sum(example.trained_tokens for example in kept),
         bits_per_character=total / math.log(2) / max(sum(e.characters for e in kept), 1),
         messages=sum(example.targets for example in kept),
     )

@@ -16,8 +16,13 @@ class Measured:
     best: dict[str, float] = field(default_factory=dict)
     worse: int = 0
     """Measurements since the best one."""
+    messages: int = 0
+    """That were measured."""
 
-    def note(self, step: int, figures: dict[str, float]) -> None:
+    def note(self, step: int, figures: dict[str, float], messages: int) -> None:
+        """A measurement after `step`: `figures` as in `last`, over so many messages."""
+        if messages != self.messages:  # some were set aside: what was before compares no more
+            self.messages, self.best_step, self.best, self.worse = messages, 0, {}, 0
         self.last_step, self.last = step, figures
         if figures["nats_per_token"] < self.best.get("nats_per_token", math.inf):
             self.best_step, self.best, self.worse = step, figures, 0

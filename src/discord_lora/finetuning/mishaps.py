@@ -20,6 +20,8 @@ Incident = Callable[[str, str], None]
 
 TRIES_ALONE = 8
 """Of an example for which memory runs out: something else may have taken it for a moment."""
+LONGEST_PAUSE = 5.0
+"""Seconds between two of these tries; they begin with a tenth of a second and double."""
 
 BAD_STEPS_IN_A_ROW = 3
 RETURNS = 3
@@ -124,8 +126,11 @@ class Mishaps:
 
 def name_of(example: TokenizedExample) -> str:
     """By which people can find it and a resumed run knows it again."""
-    first, *more = example.message_ids
-    until = f" to {more[-1]}" if more else ""
+    try:
+        first, *more = example.message_ids
+        until = f" to {more[-1]}" if more else ""
+    except UNREADABLE:
+        return "an example whose messages cannot be read"
     return f"the example of messages {first}{until}"
 
 

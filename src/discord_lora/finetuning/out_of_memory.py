@@ -1,5 +1,6 @@
 """Out of memory is no reason to lose a step: the same mathematics in smaller pieces."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,7 @@ from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.packing import collate, pack, shares
 from discord_lora.finetuning.activations import checkpoint_layers, checkpointing_layers
-from discord_lora.finetuning.mishaps import TRIES_ALONE, Incident
+from discord_lora.finetuning.mishaps import LONGEST_PAUSE, TRIES_ALONE, Incident
 from discord_lora.finetuning.processes import is_sharded, smallest
 from discord_lora.finetuning.training_state import TrainingState
 from discord_lora.hardware import is_out_of_memory
@@ -170,6 +171,8 @@ def make_room(state: TrainingState, row: Row, failures: int, incident: Incident)
         reason = f"its {tokens:,} tokens do not fit into memory"
         state.mishaps.put_aside(row[0], reason, len(state.plan.examples), incident)
         return False
+    else:
+        time.sleep(min(0.05 * 2**failures, LONGEST_PAUSE))
     return True
 
 

@@ -16,6 +16,7 @@ from discord_lora.analysis.morning.history import HISTORY_FILE
 from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.prompt_format import Voice
+from discord_lora.finetuning.checkpoints import UNFINISHED
 from discord_lora.finetuning.run_lock import LOCK_FILE, RunLock
 from discord_lora.settings import BOT_SETTINGS, Settings
 
@@ -82,8 +83,8 @@ class RunFolder:
     @property
     def holds_work(self) -> bool:
         """False for what a run left that had not learned anything yet: nobody's work."""
-        steps = (path.name for path in self.checkpoints.glob("step-*"))
-        return self.is_finished or any(name != UNTRAINED for name in steps)
+        steps = (it for it in self.checkpoints.glob("step-*") if it.suffix not in UNFINISHED)
+        return self.is_finished or any(path.stem != UNTRAINED for path in steps)
 
     def create(
         self, say: Callable[[str], None] = lambda _line: None, *, fresh: bool = False

@@ -1,6 +1,5 @@
 """What a run says while it works: progress bar, `training.log`, its history, TensorBoard."""
 
-import math
 import time
 import traceback
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any, Literal, Self
 from accelerate import Accelerator
 from rich.console import Console
 
-from discord_lora.analysis.morning.history import Kind, append_event, read_events
+from discord_lora.analysis.morning.history import Kind, append_event
 from discord_lora.console import Interrupted, UserError, make_progress
 from discord_lora.finetuning.calibration import seconds_since_start
 from discord_lora.finetuning.loop import HeldOutLoss, StepResult
@@ -64,6 +63,7 @@ class RunLog:
         self.go_on, self.talk = go_on, talk
         self.started = time.perf_counter()
         self.paused = 0.0
+        self.steps_taken = 0
         self.messages = 0
         self.tokens = 0
         self.history = folder / run
@@ -81,13 +81,9 @@ class RunLog:
         )
         self.progress = make_progress(console)
         self.bar = self.progress.add_task("training", total=steps, completed=first_step)
-        self.lowest = math.inf
 
     def __enter__(self) -> Self:
         self.event("start", step=self.first_step)
-        # After that event: what was measured beyond this step is measured again.
-        known = [it.get("nats_per_token") for it in read_events(self.history)]
-        self.lowest = min((it for it in known if isinstance(it, float)), default=math.inf)
         with suppress(OSError):  # the terminal may be gone
             self.progress.start()
         self.watchdog.__enter__()
@@ -127,6 +123,13 @@ class RunLog:
         self.event("incident", step=self.step, what=what, sentence=sentence)
         self.say(sentence)
 
+    def went_back(self, step: int, sentence: str) -> None:
+        """An incident after which the run goes on from an earlier `step`."""
+        self.event("incident", step=self.step, what="went_back", back_to=step, sentence=sentence)
+        self.say(sentence)
+        self.step = step
+        self.progress.update(self.bar, completed=step)
+
     def saved(self, step: int, seconds: float, folder: Path) -> None:
         """A checkpoint is on the disk, in `folder`."""
         size = 0
@@ -163,6 +166,7 @@ class RunLog:
         """Count one optimizer step; write a line every LOG_EVERY_STEPS and after the last."""
         loss = result.loss
         self.step = result.step
+        self.steps_taken += 1
         self.watchdog.stepped(result.step)
         self.messages += result.messages
         self.tokens += result.tokens
@@ -175,7 +179,7 @@ class RunLog:
 
     def _report(self, result: StepResult, loss: float, card: Reading) -> None:
         elapsed = self.training_seconds
-        rate = elapsed / (result.step - self.first_step)
+        rate = elapsed / self.steps_taken
         memory = self.hardware.used_bytes() if card.memory_bytes is None else card.memory_bytes
         figures = {
             "loss": loss,
@@ -208,13 +212,11 @@ class RunLog:
             f"{loss.perplexity:.1f}, {loss.bits_per_character:.4f} bits/character "
             f"({loss.messages:,} messages)"
         )
-        best = loss.nats_per_token < self.lowest
-        self.lowest = min(self.lowest, loss.nats_per_token)
         figures = {
             "nats_per_token": loss.nats_per_token,
             "bits_per_character": loss.bits_per_character,
         }
-        self.event("held_out", step=step, **figures, messages=loss.messages, best=best)
+        self.event("held_out", step=step, **figures, messages=loss.messages)
         self._track(
             step,
             {

@@ -1,7 +1,6 @@
 """One training run from start or checkpoint to the finished adapter."""
 
-import time
-from collections.abc import Callable
+import math
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from rich.console import Console
+from torch import Tensor
 
 from discord_lora.adapter_folder import RunInfo
 from discord_lora.analysis.plan.timings import add_timing
@@ -17,33 +17,18 @@ from discord_lora.base_model import load_base_model
 from discord_lora.console import Interrupted, UserError, plainly
 from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.packing import TrainingPlan
-from discord_lora.finetuning.adapter import attach_adapter, library_versions, save_adapter
+from discord_lora.finetuning.adapter import attach_adapter, library_versions
 from discord_lora.finetuning.calibration import seconds_since_start, timing_of_run
-from discord_lora.finetuning.checkpoints import (
-    Checkpoint,
-    drop_oldest,
-    load_newest,
-    load_step,
-    save_checkpoint,
-)
-from discord_lora.finetuning.disk_room import NoRoom, WaitForRoom
-from discord_lora.finetuning.for_the_morning import (
-    Answering,
-    note_answers,
-    report_at_the_end,
-    write_report_or_say,
-)
+from discord_lora.finetuning.checkpoints import Checkpoint, load_step
+from discord_lora.finetuning.for_the_morning import Answering, report_at_the_end
 from discord_lora.finetuning.keep_awake import kept_awake
+from discord_lora.finetuning.keeping import Keeper, newest_for_all
 from discord_lora.finetuning.loop import Ending, Events, evaluate, fit
 from discord_lora.finetuning.measured import Measured
 from discord_lora.finetuning.mishaps import BAD_STEPS_IN_A_ROW
 from discord_lora.finetuning.out_of_memory import try_largest
 from discord_lora.finetuning.prediction import announce
-from discord_lora.finetuning.processes import (
-    is_sharded,
-    keep_others_waiting,
-    wait_for_main_process,
-)
+from discord_lora.finetuning.processes import is_sharded
 from discord_lora.finetuning.run_folder import RunFolder
 from discord_lora.finetuning.run_log import RunLog
 from discord_lora.finetuning.stopping import stop_on_signal
@@ -56,7 +41,6 @@ from discord_lora.finetuning.training_state import (
     make_accelerator,
     optimizer_name,
     restore,
-    snapshot,
 )
 from discord_lora.hardware import Hardware, detect_hardware
 from discord_lora.settings import Settings
@@ -66,8 +50,6 @@ LEAST_STEPS_TIMED = 20
 """Fewer steps say little about the next run."""
 
 GO_ON = "Run the same command again to go on:"
-
-StopRequested = Callable[[], bool]
 
 
 @dataclass(slots=True)
@@ -85,8 +67,6 @@ class Session:
     """Newer checkpoints that were passed over, and why."""
     losses: dict[str, float] = field(default_factory=dict)
     measured: Measured = field(default_factory=Measured)
-    save_seconds: float = 0.0
-    """Of the last checkpoint."""
     answering: Answering | None = None
     """Answers the sample questions at each checkpoint."""
 
@@ -117,10 +97,16 @@ class Session:
             sharded_over=accelerator.num_processes if sharded else 0,
         )
         model = TrainingModel(attach_adapter(model, settings))
-        checkpoint, damaged = load_newest(folder.checkpoints, model.trainable())
-        if checkpoint is not None:
-            settings = with_its_token_budget(settings, checkpoint)
-        state = build_state(model, plan, dataset, settings, accelerator, hardware, plainly(console))
+        checkpoint, damaged = newest_for_all(accelerator, folder.checkpoints, model.trainable())
+        state = build_state(
+            model,
+            plan,
+            dataset,
+            with_its_token_budget(settings, checkpoint),
+            accelerator,
+            hardware,
+            plainly(console),
+        )
         info = RunInfo(
             base_model=settings.base_model,
             quantization=settings.quantization,
@@ -164,7 +150,15 @@ class Session:
                 f"{name} on {self.hardware.name}: "
                 + (f"going on after step {first_step:,}" if first_step else "starting")
             )
-            adapter = self.train(log, first_step, stop_requested)
+            keeper = Keeper(
+                self.state,
+                self.folder,
+                log,
+                stop_requested,
+                self.settings.save_total_limit,
+                self.answering,
+            )
+            adapter = self.train(keeper, first_step)
         self.state.accelerator.end_training()
         return adapter
 
@@ -173,6 +167,7 @@ class Session:
         return {
             "losses": self.losses,
             "token_budget": self.state.token_budget,
+            "token_budget_set": self.settings.max_tokens_per_microbatch,
             "measured": asdict(self.measured),
             **self.state.mishaps.as_progress(),
         }
@@ -193,12 +188,13 @@ class Session:
             self.measured = Measured(**checkpoint.progress["measured"])
         return checkpoint.step
 
-    def train(self, log: RunLog, first_step: int, stop_requested: StopRequested) -> Path:
+    def train(self, keeper: Keeper, first_step: int) -> Path:
         """Train to the end and write the adapter.
 
         Raises:
             Interrupted: a stop was asked for; everything is saved.
         """
+        log = keeper.log
         with log.aside("the try of the largest micro-batch"):
             tokens = try_largest(self.state, log.incident, first_step)
         log.say(f"the largest micro-batch, {tokens:,} tokens, fits: {log.memory}")
@@ -216,16 +212,16 @@ class Session:
         start_up = seconds_since_start()
         self.state.model.register_forward_pre_hook(lambda *_: log.beat())  # each micro-batch
         if "base_nats_per_token" not in self.losses and not first_step:
-            self._measure(log, "base", 0, stop_requested)
+            self._measure(keeper, "base", 0)
             # A place to go back to, and the proof that there is room for it.
-            self._save(log, 0, stop_requested)
+            self._save(keeper, 0)
         events = Events(
             stepped=log.stepped,
-            save=lambda step: self._save(log, step, stop_requested),
-            measure=lambda step: self._measure(log, "epoch", step, stop_requested),
-            go_back=lambda: self._go_back(log, stop_requested),
+            save=lambda step: self._save(keeper, step),
+            measure=lambda step: self._measure(keeper, "epoch", step),
+            go_back=lambda: self._go_back(keeper),
             incident=log.incident,
-            stop_requested=stop_requested,
+            stop_requested=keeper.stop_requested,
             save_every_steps=self.settings.save_every_steps,
             eval_every_steps=self.settings.eval_every_steps,
         )
@@ -236,76 +232,79 @@ class Session:
         if ending == "stopped":
             raise Interrupted(f"Stopped and saved.\n{GO_ON}\n  {log.go_on}")
         training_seconds = log.training_seconds
+        last_step = self.measured.last_step if ending == "early" else self.state.plan.steps
         if ending == "finished":
-            self._measure(log, "trained", self.state.plan.steps, stop_requested)
+            self._measure(keeper, "trained", last_step)
         else:
             log.say(f"stopping early: no lower held-out loss in {patience} measurements")
-        self._write_adapter(log, stop_requested)
+        weights = self._chosen_weights(log, last_step)
+        keeper.write_adapter(weights, self.info, self.measured.best_step)
         if ending == "finished":
             # The adapter is safe: what goes wrong from here on may cost the next estimate, no more.
             with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
-                self._keep_timing(training_seconds, first_step, tokens, start_up)
+                self._keep_timing(
+                    training_seconds, first_step, tokens, start_up, keeper.save_seconds
+                )
         return self.folder.path
 
-    def _go_back(self, log: RunLog, stop_requested: StopRequested) -> int:
+    def _save(self, keeper: Keeper, step: int) -> None:
+        keeper.save(step, self.progress, self.measured.best_step)
+
+    def _go_back(self, keeper: Keeper) -> int:
         """To the newest whole checkpoint, with a lower rate; returns its step.
 
         Raises:
             UserError: there is none.
         """
-        checkpoint, _ = load_newest(self.folder.checkpoints, self.state.trainable())
+        state = self.state
+        checkpoint, _ = newest_for_all(
+            state.accelerator, self.folder.checkpoints, state.trainable()
+        )
         if checkpoint is None:
             raise UserError(
                 f"Losses are not finite, and {self.folder.checkpoints} holds no whole checkpoint "
                 "to go back to; start over with --fresh and a lower LEARNING_RATE."
             )
-        mishaps = self.state.mishaps  # newer than those of the checkpoint
+        mishaps = state.mishaps  # newer than those of the checkpoint
         step = self._restore(checkpoint)
-        self.state.mishaps = mishaps
-        rate = lower_rate(self.state)
-        log.incident(
-            "went_back",
+        state.mishaps = mishaps
+        rate = lower_rate(state)
+        keeper.log.went_back(
+            step,
             f"{BAD_STEPS_IN_A_ROW} steps in a row were not finite: going on from step {step:,} "
             f"with a learning rate of {rate:.1e}",
         )
-        self._save(log, step, stop_requested)  # a run that is killed now does not begin it anew
+        self._save(keeper, step)  # a run that is killed now does not begin it anew
         return step
 
-    def _write_adapter(self, log: RunLog, stop_requested: StopRequested) -> None:
-        """Of the weights with the lowest held-out loss; where none was measured, the last."""
-        measured, trainable = self.measured, self.state.trainable()
-        weights, steps = self.state.whole_weights(), measured.last_step or self.state.plan.steps
+    def _chosen_weights(self, log: RunLog, last_step: int) -> dict[str, Tensor]:
+        """Those with the lowest held-out loss; where no others had a lower one, the last."""
+        measured, state = self.measured, self.state
+        weights, self.info.steps = state.whole_weights(), last_step
         self._note("trained", measured.last)
-        best_step = measured.best_step if measured.worse else 0
-        if best_step and (best := load_step(self.folder.checkpoints, best_step, trainable)):
-            weights, steps = best.weights, best_step
-            self._note("last", measured.last)
-            self._note("trained", measured.best)
-            log.say(f"the adapter is that of step {steps:,}, with the lowest held-out loss")
-        elif best_step:
-            log.incident(
-                "best_lost",
-                f"the checkpoint of step {best_step:,}, with the lowest held-out "
-                "loss, is gone or damaged: the adapter is that of the last step",
-            )
-        self.info.steps = steps
+        if measured.best_step not in (0, last_step):
+            best = load_step(self.folder.checkpoints, measured.best_step, state.trainable())
+            if best is not None:
+                weights, self.info.steps = best.weights, best.step
+                self._note("last", measured.last)
+                self._note("trained", measured.best)
+                log.say(f"the adapter is that of step {best.step:,}, with the lowest held-out loss")
+            else:
+                log.incident(
+                    "best_lost",
+                    f"the checkpoint of step {measured.best_step:,}, with the lowest held-out "
+                    "loss, is gone or damaged: the adapter is that of the last step",
+                )
         self.info.losses = self.losses
-        named = {name.removeprefix("model."): weight for name, weight in weights.items()}
-        self._write(
-            log,
-            stop_requested,
-            lambda no_room: save_adapter(
-                self.state.training_model.model,
-                named,
-                self.info,
-                self.folder.path,
-                make_room=lambda: drop_oldest(self.folder.checkpoints, measured.best_step),
-                no_room=no_room,
-            ),
-        )
+        return weights
 
     def _keep_timing(
-        self, seconds: float, first_step: int, largest_row: int, start_up_seconds: float
+        self,
+        seconds: float,
+        first_step: int,
+        largest_row: int,
+        start_up_seconds: float,
+        save_seconds: float,
     ) -> None:
         """What this run took, for the next estimate."""
         done = self.state.plan.steps - first_step
@@ -319,62 +318,16 @@ class Session:
             first_step=first_step,
             largest_row=largest_row,
             start_up_seconds=start_up_seconds,
-            save_seconds=self.save_seconds,
+            save_seconds=save_seconds,
         )
         add_timing(self.settings.logs_dir, timing)
 
-    def _save(self, log: RunLog, step: int, stop_requested: StopRequested) -> None:
-        began = time.perf_counter()
-        with log.aside("the save"):
-            checkpoint = snapshot(self.state, step, self.progress)
-            saved: list[Path] = []
-            waited = self._write(
-                log,
-                stop_requested,
-                lambda no_room: saved.append(
-                    save_checkpoint(
-                        self.folder.checkpoints,
-                        checkpoint,
-                        keep=self.settings.save_total_limit,
-                        best_step=self.measured.best_step,
-                        no_room=no_room,
-                    )
-                ),
-            )
-        seconds = time.perf_counter() - began
-        if not waited:
-            self.save_seconds = seconds
-        for path in saved:
-            log.saved(step, seconds, path)
-        with log.aside("the sample answers"):
-            if self.answering is not None:
-                note_answers(self.state, self.answering, self.folder.logs, step, log.say)
-            if self.state.accelerator.is_main_process:
-                write_report_or_say(self.folder.logs, log.say)
-
-    def _write(
-        self, log: RunLog, stop_requested: StopRequested, write: Callable[[NoRoom], object]
-    ) -> bool:
-        """Write in the main process, waiting for room on the disk; True if it had to wait."""
-        accelerator = self.state.accelerator
-
-        def still_waiting() -> None:
-            log.beat()
-            keep_others_waiting(accelerator)
-
-        wait = WaitForRoom(
-            lambda sentence: log.incident("full_disk", sentence), stop_requested, still_waiting
-        )
-        if accelerator.is_main_process:
-            write(wait)
-        wait_for_main_process(accelerator)
-        return wait.over()
-
-    def _measure(self, log: RunLog, name: str, step: int, stop_requested: StopRequested) -> bool:
+    def _measure(self, keeper: Keeper, name: str, step: int) -> bool:
         """Measure the held-out loss. A stop that is asked for meanwhile loses nothing.
 
         Returns True when it has not become better for as long as the settings say.
         """
+        log = keeper.log
         total = sum(example.targets for example in self.state.validation)
         bar = log.progress.add_task("measuring held-out loss", total=total)
 
@@ -382,13 +335,20 @@ class Session:
             log.progress.update(bar, completed=messages)
             log.beat()
             alone = self.state.accelerator.num_processes == 1
-            if stop_requested() and name != "epoch" and alone:
+            if keeper.stop_requested() and name != "epoch" and alone:
                 raise Interrupted(f"Stopped.\n{GO_ON}\n  {log.go_on}")
 
         with log.aside("the measurement of the held-out loss"):
             loss = evaluate(self.state, watch, log.incident)
         log.progress.remove_task(bar)
         if loss is None:
+            return False
+        if not math.isfinite(loss.nats_per_token):
+            log.incident(
+                "not_finite",
+                f"the held-out loss after step {step:,} is {loss.nats_per_token}: it counts "
+                "neither for the best adapter nor for stopping early",
+            )
             return False
         log.held_out(step, loss)
         figures = {
@@ -397,21 +357,24 @@ class Session:
         }
         self._note(name, figures)
         if step:
-            self.measured.note(step, figures)
+            self.measured.note(step, figures, loss.messages)
         return self.measured.is_out_of_patience(self.settings.early_stopping_patience)
 
     def _note(self, name: str, figures: dict[str, float]) -> None:
         self.losses |= {f"{name}_{figure}": value for figure, value in figures.items()}
 
 
-def with_its_token_budget(settings: Settings, checkpoint: Checkpoint) -> Settings:
-    """Where memory decides, the run goes on as it was decided then, whatever is free now.
+def with_its_token_budget(settings: Settings, checkpoint: Checkpoint | None) -> Settings:
+    """As long as the setting is the same, the run goes on with the budget that it had found.
 
-    Other rows would sum in another order: with another program open, the same run would end with
-    other bits. How many layers are checkpointed is decided anew: it changes none.
+    Whatever is free now: other rows would sum in another order, and with another program open the
+    same run would end with other bits. How many layers are checkpointed is decided anew: it
+    changes none.
     """
-    budget = checkpoint.progress.get("token_budget")
-    if settings.max_tokens_per_microbatch != "auto" or not isinstance(budget, int):
+    progress = {} if checkpoint is None else checkpoint.progress
+    budget = progress.get("token_budget")
+    was_set = progress.get("token_budget_set", "auto")
+    if settings.max_tokens_per_microbatch != was_set or not isinstance(budget, int):
         return settings
     return settings.model_copy(update={"max_tokens_per_microbatch": budget})
 

@@ -1,8 +1,8 @@
 """`logs/<run>/history.jsonl`: what happened in one run's night, an event a line.
 
 Training appends to it, the morning report reads it, and this file is where both meet. A line that
-was torn by a power cut is passed over. A run that went on from a checkpoint did the steps after it
-a second time; of those, only the second time counts.
+was torn by a power cut is passed over. A run that went on from a checkpoint, or back to one, did
+the steps after it a second time; of those, only the second time counts.
 """
 
 import json
@@ -30,10 +30,11 @@ start     `step`: done so far; 0 for a new run
           tells a run that is silent from one that was killed
 step      `step, loss, learning_rate, messages_per_second, tokens_per_second, memory_bytes`, on a
           card also `celsius, watts, throttled`
-held_out  `step, nats_per_token, bits_per_character, messages, best` (true if the lowest so far)
+held_out  `step, nats_per_token, bits_per_character, messages`
 saved     `step, seconds, bytes`
 answers   `step, answers`: list of `prompt` (the end of it), `real`, `answer`
-incident  `step, what` (one word, such as `out_of_memory`), `sentence`
+incident  `step, what` (one word, such as `out_of_memory`), `sentence`; `went_back` also has
+          `back_to`, the step from which the run goes on
 end       `step, outcome` (finished, stopped, failed), `sentence, seconds` since the start of the
           program, `peak_bytes, next_command`
 """
@@ -80,15 +81,22 @@ def runs(logs_dir: Path) -> list[Path]:
 
 
 def without_repeated_steps(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Drop figures of steps that were done again after a start; what happened stays."""
+    """Drop figures of steps that were done again; what happened stays."""
     kept: list[dict[str, Any]] = []
-    again_from: float = math.inf  # the earliest step from which a later start went on
+    again_from: float = math.inf  # the earliest step from which the run went on later
     for event in reversed(events):
-        if event["kind"] == "start":
-            again_from = min(again_from, event.get("step", 0))
+        again_from = min(again_from, _goes_on_from(event))
         if event["kind"] not in _FIGURES or event["step"] <= again_from:
             kept.append(dict(event))
     return kept[::-1]
+
+
+def _goes_on_from(event: Mapping[str, Any]) -> float:
+    """The step after which steps are done anew from here on; infinite for most events."""
+    if event["kind"] == "start":
+        return int(event.get("step", 0))
+    back_to = event.get("back_to")
+    return back_to if event["kind"] == "incident" and isinstance(back_to, int) else math.inf
 
 
 def _event(line: bytes) -> dict[str, Any] | None:

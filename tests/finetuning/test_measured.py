@@ -1,0 +1,24 @@
+"""Which held-out loss counts as the best one."""
+
+from discord_lora.finetuning.measured import Measured
+
+
+def losses(*values, messages=10):
+    measured = Measured()
+    for step, value in enumerate(values, start=1):
+        measured.note(step, {"nats_per_token": value}, messages)
+    return measured
+
+
+def test_the_best_is_the_lowest_and_the_first_of_equals():
+    measured = losses(3.0, 2.0, 2.5, 2.0)
+    assert (measured.best_step, measured.worse, measured.last_step) == (2, 2, 4)
+    assert not measured.is_out_of_patience(3) and measured.is_out_of_patience(2)
+    assert not measured.is_out_of_patience(0)
+
+
+def test_losses_over_other_messages_do_not_compare():
+    """Some were set aside; those that are left may be the harder ones."""
+    measured = losses(3.0, 2.0, 2.5)
+    measured.note(4, {"nats_per_token": 2.8}, 9)
+    assert (measured.best_step, measured.worse) == (4, 0)
