@@ -243,7 +243,6 @@ def keep_deadlines(minutes: list[float], console: Console) -> None:
         settings = {
             "training_data_path": data_files(folder, console)["all"],
             "max_validation_messages": 100,
-            "output_dir": folder / "adapters",
             "logs_dir": folder / "logs",
         }
         env = folder / "night.env"
@@ -256,7 +255,7 @@ def keep_deadlines(minutes: list[float], console: Console) -> None:
             planned = subprocess.run([*analyze, *ask], stdout=subprocess.DEVNULL, check=False)
             if planned.returncode:
                 raise UserError(f"The plan ended with {planned.returncode}; see its lines above.")
-            seconds, _ = run(options)
+            seconds, _ = run([*options, "--output-dir", str(folder / "adapters")])
             steps = next(line for line in env.read_text().splitlines() if "MAX_STEPS=" in line)
             share = seconds / 60 / allowed
             table.add_row(
