@@ -165,7 +165,8 @@ class Session:
                 + (f"going on after step {first_step:,}" if first_step else "starting")
             )
             adapter = self.train(log, first_step, stop_requested)
-        self.state.accelerator.end_training()
+        with suppress(OSError):  # of TensorBoard on a full disk: the adapter is safe
+            self.state.accelerator.end_training()
         return adapter
 
     @property
