@@ -2,8 +2,9 @@
 
 The real training script runs three times: undisturbed; with adapters and logs on a small disk that
 is filled from outside, in the middle of a checkpoint and once more when the adapter is to be
-written; and stopped by Ctrl+C while it waits, then continued by the same command. Each has to end
-with the same adapter, byte for byte.
+written; and stopped by Ctrl+C while it waits, then continued by the same command. What the run
+frees by removing older checkpoints is filled, too, so that in the end it has to wait. Each has to
+end with the same adapter, byte for byte.
 
 The small disk is mounted in a temporary folder, which takes Linux and root. Without these nothing
 is measured, and the script says so.
@@ -24,6 +25,8 @@ from pathlib import Path
 
 from discord_lora.console import UserError, make_console, plainly, run_script
 from discord_lora.finetuning.checkpoints import damage
+from discord_lora.finetuning.run_folder import UNTRAINED
+from discord_lora.settings import script_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAIN = [sys.executable, "training/train_lora.py"]
@@ -35,7 +38,11 @@ SECONDS_WATCHED = 25.0
 """How long a run is left alone with the full disk: two of its own looks and a half."""
 MOST_SECONDS = 600.0
 FULL = "The disk is full"
-CHECKPOINTS_THAT_FIT = 3.5
+ROOM_AGAIN = "there is room again"
+FILLER = "filler"
+CHECKPOINTS_THAT_FIT = 5.0
+"""As many as the preflight wants room for (four and the adapter), and some more."""
+LOOK_EACH_SECONDS = 0.002
 
 
 @dataclass(slots=True)
@@ -70,12 +77,7 @@ def main() -> int | None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=f"examples:\n{EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__ or "", EXAMPLES)
     parser.add_argument("--kind", choices=("tmpfs", "ext4"), default="tmpfs", help="of small disk")
     parser.add_argument("--base-model", default="sample", help="(default: sample)")
     parser.add_argument("--data", type=Path, help="training_data.jsonl (default: the sample chat)")
@@ -106,15 +108,16 @@ def measure(args: argparse.Namespace, folder: Path, say: Callable[[str], None]) 
     with small_disk(args.kind, figures.disk_bytes, folder / "small") as disk:
         run = Run(args, data, disk)
         run.start()
-        run.wait_for(lambda: len(run.checkpoints()) > 0, "a first checkpoint")
-        fill(disk, figures.checkpoint_bytes // 2)  # so that it is full in the middle of a save
-        watch_it_wait(run, figures)
+        run.wait_for(run.has_learned, "a checkpoint")
+        half = figures.checkpoint_bytes // 2  # so that it is full in the middle of a save
+        watch_it_wait(run, figures, leave=half)
         run.ends_with(0)
         require(run.adapter.read_bytes() == expected, "the adapter is another one")
         run.back_to_the_last_checkpoint()
-        fill(disk, len(expected) // 2)  # full again when the adapter is to be written
+        half = len(expected) // 2  # full again when the adapter is to be written
+        fill(disk, half)
         run.start()
-        watch_it_wait(run, figures)
+        watch_it_wait(run, figures, leave=half)
         run.ends_with(0)
         require(run.adapter.read_bytes() == expected, "the adapter is another one")
 
@@ -122,12 +125,11 @@ def measure(args: argparse.Namespace, folder: Path, say: Callable[[str], None]) 
     with small_disk(args.kind, figures.disk_bytes, folder / "stopped") as disk:
         run = Run(args, data, disk)
         run.start()
-        run.wait_for(lambda: len(run.checkpoints()) > 0, "a first checkpoint")
-        filler = fill(disk, figures.checkpoint_bytes // 2)
-        run.wait_for(lambda: FULL in run.log(), "the sentence about the disk")
+        run.wait_for(run.has_learned, "a checkpoint")
+        fill_until_it_waits(run, figures.checkpoint_bytes // 2)
         run.process.send_signal(signal.SIGINT)
         run.ends_with(130)
-        filler.unlink()
+        run.filler.unlink()
         run.start()
         run.ends_with(0)
         require("going on after step" in run.output(), "it began anew")
@@ -151,11 +153,12 @@ class Run:
             "max-seq-length": 256,
             "max-validation-messages": 20,
             "log-every-steps": 1,
+            "sample-answers": 0,  # they would take most of the time, at each checkpoint
         }
         self.command = [*TRAIN, *(str(w) for k, v in settings.items() for w in (f"--{k}", v))]
         self.folder = folder / "adapters" / "run"
         self.adapter = self.folder / "adapter_model.safetensors"
-        self.logs = folder / "logs"
+        self.filler = folder / FILLER
         # Not on the small disk: it has to be readable while that is full.
         self._output = data.parent / f"{folder.name}.txt"
 
@@ -166,14 +169,15 @@ class Run:
             )
 
     def output(self) -> str:
+        """What it said, on the console: the log is on the full disk."""
         return self._output.read_text(encoding="utf-8", errors="replace")
-
-    def log(self) -> str:
-        """What it said, on the console: the file is on the full disk."""
-        return self.output()
 
     def checkpoints(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("checkpoints/step-*") if not p.suffix)
+
+    def has_learned(self) -> bool:
+        """There is a checkpoint after a step, beside the one before the first."""
+        return any(path.name != UNTRAINED for path in self.checkpoints())
 
     def back_to_the_last_checkpoint(self) -> None:
         """As it is when only the adapter is missing, and no older checkpoint can make room."""
@@ -188,7 +192,7 @@ class Run:
         while not happened():
             require(self.process.poll() is None, f"it ended before {what}:\n{self.output()}")
             require(time.monotonic() - began < MOST_SECONDS, f"{what} did not come")
-            time.sleep(0.005)
+            time.sleep(LOOK_EACH_SECONDS)
         return time.monotonic() - began
 
     def ends_with(self, code: int) -> None:
@@ -197,24 +201,32 @@ class Run:
         require("Traceback" not in self.output(), self.output())
 
 
-def watch_it_wait(run: Run, figures: Figures) -> None:
+def fill_until_it_waits(run: Run, leave: int) -> None:
+    """Fill the run's disk again and again: it first removes what checkpoints it can spare."""
+    before = run.output().count(FULL)
+
+    def waits() -> bool:
+        fill(run.filler.parent, leave)
+        return run.output().count(FULL) > before
+
+    run.wait_for(waits, "the sentence about the disk")
+
+
+def watch_it_wait(run: Run, figures: Figures, *, leave: int) -> None:
     """It has to say so once, wait, leave nothing torn behind, and go on when there is room."""
-    before = run.log().count(FULL)
-    run.wait_for(lambda: run.log().count(FULL) > before, "the sentence about the disk")
-    waiting = run.log().count("there is room again")
+    before = run.output().count(FULL)
+    fill_until_it_waits(run, leave)
+    waiting = run.output().count(ROOM_AGAIN)
     deadline = time.monotonic() + SECONDS_WATCHED
     while time.monotonic() < deadline:
         require(run.process.poll() is None, f"it did not wait:\n{run.output()}")
         time.sleep(0.1)
-    figures.lines_while_full.append(run.log().count(FULL) - before)
+    figures.lines_while_full.append(run.output().count(FULL) - before)
     require(figures.lines_while_full[-1] == 1, "it said so more than once")
     require(not damage(run.checkpoints()[-1]), "the newest checkpoint is torn")
     require(not (run.folder / "run.json").exists(), "a torn adapter counts as finished")
-    for filler in run.logs.parent.glob("filler*"):
-        filler.unlink()
-    seconds = run.wait_for(
-        lambda: run.log().count("there is room again") > waiting, "the run to go on"
-    )
+    run.filler.unlink()
+    seconds = run.wait_for(lambda: run.output().count(ROOM_AGAIN) > waiting, "the run to go on")
     figures.seconds_until_it_went_on.append(seconds)
 
 
@@ -258,16 +270,14 @@ def small_disk(kind: str, size: int, folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)  # noqa: S607
 
 
-def fill(disk: Path, leave: int) -> Path:
+def fill(disk: Path, leave: int) -> None:
     """Fill it up but for `leave` bytes."""
-    filler = disk / f"filler{len(list(disk.glob('filler*')))}"
-    with filler.open("wb", buffering=0) as file:
+    with (disk / FILLER).open("ab", buffering=0) as file:
         try:
             while (room := shutil.disk_usage(disk).free - leave) > 0:
                 file.write(bytes(min(room, 1 << 20)))
         except OSError:
             pass  # full
-    return filler
 
 
 def bytes_in(folder: Path) -> int:

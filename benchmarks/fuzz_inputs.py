@@ -37,7 +37,8 @@ from discord_lora.settings import (
 
 EXAMPLES = """\
   python benchmarks/fuzz_inputs.py                       10,000 of each kind
-  python benchmarks/fuzz_inputs.py --count 500 --seed 7  others, and fewer"""
+  python benchmarks/fuzz_inputs.py --count 500 --seed 7  others, and fewer
+  python benchmarks/fuzz_inputs.py --start 2500 --count 2500   the second quarter of them"""
 EXAMPLE_ENV = Path(__file__).resolve().parent.parent / ".env.example"
 DEEP = 100_000
 LONG = 1_000_000
@@ -90,7 +91,7 @@ def main() -> int | None:
                 continue
             before = psutil.Process().memory_info().rss
             began = time.perf_counter()
-            outcome = fuzz(one, args.count, args.seed, Path(folder))
+            outcome = fuzz(one, args.count, args.seed, Path(folder), start=args.start)
             grown = psutil.Process().memory_info().rss - before
             say(
                 f"{args.count:,} {name} in {time.perf_counter() - began:.0f} s: "
@@ -100,6 +101,8 @@ def main() -> int | None:
                 f"{outcome.most_bytes / 1e6:.0f} MB, longest message "
                 f"{outcome.longest_error:,} characters; the process grew by {grown / 1e6:.0f} MB"
             )
+            if isinstance(one, TrainingDataLines):
+                say(f"  {one.judged:,} lines judged one by one in the files that could be read")
             for failure in outcome.failures[:10]:
                 say(f"  {failure}")
             failed = failed or bool(outcome.failures)
@@ -107,24 +110,28 @@ def main() -> int | None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=f"examples:\n{EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__ or "", EXAMPLES)
     parser.add_argument("--count", type=int, default=10_000, help="of each kind (default: 10000)")
     parser.add_argument("--only", choices=("settings", "data"), default="", help="one kind")
+    parser.add_argument("--start", type=int, default=0, help="with this case (default: 0)")
     parser.add_argument("--seed", type=int, default=1, help="the same seed, the same cases")
     return parser.parse_args()
 
 
 def fuzz(
-    one: Callable[[random.Random, Path], None], count: int, seed: int, folder: Path
+    one: Callable[[random.Random, Path], None],
+    count: int,
+    seed: int,
+    folder: Path,
+    *,
+    start: int = 0,
 ) -> Outcome:
-    """Run `count` cases; memory is measured in every twentieth, for it takes the time of ten."""
+    """Run `count` cases, from number `start` on.
+
+    Memory is measured in every twentieth, for it takes the time of ten.
+    """
     outcome = Outcome()
-    for number in range(count):
+    for number in range(start, start + count):
         chance = random.Random(f"{seed} {number}")  # noqa: S311 - no secret
         if number % 20 == 0:
             tracemalloc.start()
@@ -210,6 +217,8 @@ class TrainingDataLines:
     def __init__(self) -> None:
         self.tokenizer = tiny_tokenizer()
         self.done = 0
+        self.judged = 0
+        """Lines that were read or named as unreadable, each by itself."""
 
     def __call__(self, chance: random.Random, folder: Path) -> None:
         path = folder / "data.jsonl"
@@ -219,7 +228,9 @@ class TrainingDataLines:
             with suppress(UserError):
                 prepare(PrepareOptions((path,), folder / "prepared.jsonl"))
         settings = SETTINGS.model_copy(update={"training_data_path": path})
-        make_dataset(read_training_data(path), settings, self.tokenizer)
+        data = read_training_data(path)
+        self.judged += data.lines
+        make_dataset(data, settings, self.tokenizer)
 
 
 def data_file(chance: random.Random) -> bytes:

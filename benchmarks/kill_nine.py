@@ -11,7 +11,6 @@ Both adapters have to be the same, byte for byte, and no start may have begun an
 checkpoint that is damaged.
 """
 
-import argparse
 import os
 import random
 import subprocess
@@ -35,9 +34,9 @@ from discord_lora.console import (  # noqa: E402
     plainly,
     run_script,
 )
+from discord_lora.settings import script_parser  # noqa: E402
 
-EXAMPLES = """
-examples:
+EXAMPLES = """\
   python benchmarks/kill_nine.py                       50 kills, some 15 minutes on two cores
   python benchmarks/kill_nine.py --kills 5 --seed 3
 """
@@ -49,12 +48,7 @@ SHARE_ANYWHERE = 0.25
 
 
 def main() -> int | None:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = script_parser(__doc__ or "", EXAMPLES)
     parser.add_argument("--kills", type=int, default=50, metavar="N", help="(default: 50)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="(default: 1)")
     arguments = parser.parse_args()

@@ -159,7 +159,8 @@ class Session:
                 self.answering,
             )
             adapter = self.train(keeper, first_step)
-        self.state.accelerator.end_training()
+        with suppress(OSError):  # of TensorBoard on a full disk: the adapter is safe
+            self.state.accelerator.end_training()
         return adapter
 
     @property

@@ -144,7 +144,10 @@ def make_accelerator(settings: Settings, hardware: Hardware, run: str | None) ->
         torch.set_float32_matmul_precision("high")  # TF32 where the card has it
     hardware.stay_on_the_card()
     if run is not None:
-        accelerator.init_trackers(run)
+        try:
+            accelerator.init_trackers(run)
+        except OSError:  # a run that goes on with a full disk: TensorBoard is not worth the night
+            accelerator.trackers = []
     return accelerator
 
 
