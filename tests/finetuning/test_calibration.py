@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from discord_lora.finetuning.calibration import TIMES_EACH, calibrate
+from discord_lora.finetuning.calibration import TIMES_EACH, calibrate, usual
 from discord_lora.hardware import Hardware
 from discord_lora.settings import load_settings
 from finetuning_state import make_state
@@ -42,3 +42,8 @@ def test_neither_loading_nor_a_chance_peak_is_taken_for_what_a_row_needs(tmp_pat
     # Before each look the peak of what was before is forgotten.
     assert set(computer.forgotten) == {5, 4, 3, 2, 1}
     assert timing.time.forward > 0
+
+
+def test_two_paces_are_averaged_and_a_hiccup_is_none_of_them():
+    assert usual([1.1, 1.5, 1.1, 1.5, 1.1]) == pytest.approx((1.1 + 1.1 + 1.5) / 3)
+    assert usual([1.1, 22.7, 1.5, 1.1, 1.5]) == pytest.approx((1.1 + 1.5 + 1.5) / 3)

@@ -66,7 +66,7 @@ def calibrate(
             done += 1
             progress(done, all_of_them)
         peaks.append(hardware.peak_bytes())  # of the last one, which is the longest
-    samples = [(Work.of([rows[n]]), statistics.median(seconds)) for n, seconds in spent.items()]
+    samples = [(Work.of([rows[n]]), usual(seconds)) for n, seconds in spent.items()]
     before, forward = modelled_time(state, settings, hardware), _pass_seconds(state, hardware)
     return timing_of(
         state,
@@ -92,6 +92,16 @@ def chosen_rows(state: TrainingState) -> list[Row]:
         rows += pack(examples, state.token_budget, packing=state.packing)
     rows.sort(key=lambda row: sum(map(len, row)))
     return [rows[round(share * (len(rows) - 1))] for share in QUANTILES]
+
+
+def usual(seconds: Sequence[float]) -> float:
+    """The mean without the fastest and the slowest.
+
+    A night takes the mean of all its rows, and not the median: a processor that is shared with
+    other machines has two paces, and the median of five is one of them. One hiccup of five would
+    count too much.
+    """
+    return statistics.fmean(sorted(seconds)[1:-1])
 
 
 def seconds_since_start() -> float:
