@@ -6,7 +6,8 @@
 Each case is a real run of the sample model on the sample chat, as a program of its own. Before it
 the plan is made twice: from formulas alone, and after `--calibrate`. The time is that of the whole
 program, start to end; the memory the most that it held. About five minutes a case on two cores,
-and nothing else should run meanwhile.
+and nothing else should run meanwhile: the last columns of the table say what share of all
+processors other programs had, and how much slower the machine was in the run than in calibrating.
 
 With --deadlines, `analyze_training_data.py --hours` plans for each of so many minutes and writes
 its lines, with which `train_lora.py` then runs: when does it end, and when should it have?
@@ -15,6 +16,7 @@ its lines, with which `train_lora.py` then runs: when does it end, and when shou
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,11 +25,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
+import psutil  # noqa: E402
 from rich import box  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
@@ -43,6 +47,7 @@ examples:
 """
 
 PERSONA = "gentle.bison"
+EVERY_SECONDS, LITTLE_WORK = 5.0, 100_000
 SHORT_CHARACTERS = 25
 """About the median message of the sample chat."""
 
@@ -92,6 +97,11 @@ class Compared:
     calibrated: Predicted
     seconds: float
     peak_bytes: float
+    others: float
+    """Share of all processors that other programs had meanwhile: what they take, no plan knows."""
+    slower: float
+    """How many times the processor's time that a piece of work took while calibrating, it took
+    during the run: another machine on the same processor is seen nowhere else."""
 
 
 def main() -> int | None:
@@ -140,6 +150,8 @@ def read_done(path: Path | None) -> list[Compared]:
             Predicted(**one["calibrated"]),
             one["seconds"],
             one["peak_bytes"],
+            one["others"],
+            one["slower"],
         )
         for one in json.loads(path.read_text())
     ]
@@ -175,9 +187,70 @@ def compare(case: Case, data: Path, folder: Path, steps: int) -> Compared:
         "output_dir": folder / "adapters",
         "logs_dir": folder / "logs",
     }
-    modelled, calibrated = (in_a_process(settings, calibrate) for calibrate in (False, True))
-    seconds, peak_bytes = run(as_options(settings))
-    return Compared(case, modelled, calibrated, seconds, peak_bytes)
+    busy = Busy.now()
+    modelled = in_a_process(settings, calibrate=False)
+    with Pace() as calibrating:
+        calibrated = in_a_process(settings, calibrate=True)
+    with Pace() as running:
+        seconds, peak_bytes = run(as_options(settings))
+    return Compared(
+        case,
+        modelled,
+        calibrated,
+        seconds,
+        peak_bytes,
+        others=Busy.now().share_of_others_since(busy),
+        slower=running.mean / calibrating.mean,
+    )
+
+
+class Pace(Thread):
+    """Looks now and then how much of a processor's time a little work takes (0.2 % of one)."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.over = Event()
+        self.seconds: list[float] = []
+
+    def run(self) -> None:
+        while not self.over.wait(EVERY_SECONDS):
+            began = time.thread_time()
+            sum(number * number for number in range(LITTLE_WORK))
+            self.seconds.append(time.thread_time() - began)
+
+    def __enter__(self) -> "Pace":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.join()
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Seconds so far: of processors at work, of this program and those it started, of a clock.
+
+    (Windows does not tell what started programs took: all of it is others there.)
+    """
+
+    all: float
+    own: float
+    clock: float
+
+    @classmethod
+    def now(cls) -> "Busy":
+        times = psutil.cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        return cls(sum(times[:8]) - idle, sum(os.times()[:4]), time.perf_counter())
+
+    def share_of_others_since(self, before: "Busy") -> float:
+        others = (self.all - before.all) - (self.own - before.own)
+        return others / (self.clock - before.clock) / (psutil.cpu_count() or 1)
 
 
 def in_a_process(settings: dict[str, Any], calibrate: bool) -> Predicted:
@@ -221,8 +294,6 @@ def run(options: list[str]) -> tuple[float, float]:
 def wait(process: "subprocess.Popen[bytes]") -> float:
     """Until it ends; returns the most bytes that it held."""
     if sys.platform == "win32":
-        import psutil
-
         looked, peak = psutil.Process(process.pid), 0
         while process.poll() is None:
             peak = max(peak, looked.memory_info().peak_wset)
@@ -268,7 +339,8 @@ def show(done: list[Compared], console: Console, steps: int) -> None:
     """Ratios of predicted to measured, so that 1.00 is right."""
     table = Table(title=f"whole runs of {steps} steps: predicted / measured", box=box.ASCII)
     table.add_column("run")
-    for heading in ("seconds", "modelled", "calibrated", "GB", "modelled", "calibrated"):
+    ratios = ("modelled", "calibrated")
+    for heading in ("seconds", *ratios, "GB", *ratios, "others", "slower"):
         table.add_column(heading, justify="right")
     for one in done:
         table.add_row(
@@ -279,6 +351,8 @@ def show(done: list[Compared], console: Console, steps: int) -> None:
             f"{one.peak_bytes / 1e9:.2f}",
             f"{one.modelled.peak_bytes / one.peak_bytes:.2f}",
             f"{one.calibrated.peak_bytes / one.peak_bytes:.2f}",
+            f"{one.others:.0%}",
+            f"{one.slower:.2f}",
         )
     console.print(table)
 

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -103,3 +106,24 @@ def test_an_unknown_card_is_measured_and_a_known_one_has_its_own_memory(monkeypa
     assert unknown.bytes_per_second > 1e8
     known = OnACard(cpu, "NVIDIA GeForce RTX 4060 Ti", torch.float32, "no", 8 * 2**30).machine()
     assert (known.name, known.memory_bytes) == ("RTX 4060 Ti", 8 * 2**30)
+
+
+@pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="the system cannot forget a peak"
+)
+def test_a_peak_can_be_forgotten(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    hardware = detect_hardware()
+    taken = torch.ones(50_000_000)
+    high = hardware.peak_bytes()
+    assert high >= taken.nbytes
+    del taken
+    hardware.forget_peak()
+    assert hardware.peak_bytes() < high - 150_000_000
+
+
+def test_a_new_process_has_not_held_what_its_parent_holds():
+    taken = torch.ones(300_000_000)  # more than torch and all its libraries
+    words = "from discord_lora.hardware import peak_rss; print(peak_rss())"
+    made = subprocess.run([sys.executable, "-c", words], capture_output=True, check=True)
+    assert 50_000_000 < int(made.stdout) < taken.nbytes

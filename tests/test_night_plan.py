@@ -44,6 +44,7 @@ def test_a_plan_is_modelled_until_it_is_calibrated(words, monkeypatch, capsys):
     timing = newest_timing(settings.logs_dir, detect_hardware().description, settings)
     assert timing.time.source == "calibrated"
     assert min(timing.time.as_tuple()) >= 0
+    assert timing.time.forward > 0
     assert timing.base_bytes > 0
     assert timing.start_up_seconds > 0
 

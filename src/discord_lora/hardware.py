@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -82,6 +83,14 @@ class Hardware:
             share = (self.free_bytes() - DRIVER_BYTES) / self.total_bytes
             torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, share)), self.device)
 
+    def forget_peak(self) -> None:
+        """Let `peak_bytes` count from now on, where the system can do that."""
+        if self.is_cuda:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        elif sys.platform == "linux":
+            with suppress(OSError):  # some containers do not let us
+                Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
+
     def peak_bytes(self) -> int:
         """Most memory that this process has held so far."""
         if self.is_cuda:
@@ -153,6 +162,11 @@ def peak_rss() -> int:
     """Most bytes of RAM that this process held so far."""
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
+    if sys.platform == "linux":
+        # Not `ru_maxrss`: a new process inherits it from the one that started it (getrusage(2)).
+        with suppress(OSError, StopIteration):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            return 1024 * next(int(it.split()[1]) for it in lines if it.startswith("VmHWM:"))
     import resource  # noqa: PLC0415 - there is none on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
+import torch
 
 from discord_lora.analysis.plan.estimates import time_model_of
 from discord_lora.analysis.plan.model_shapes import ModelShape
@@ -15,6 +16,7 @@ from discord_lora.analysis.plan.timings import Timing, deciding, newest_timing
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.packing import collate, pack
 from discord_lora.finetuning.checkpoints import save_checkpoint
+from discord_lora.finetuning.fast_paths import random_example
 from discord_lora.finetuning.out_of_memory import try_largest
 from discord_lora.finetuning.training_state import TrainingState, snapshot
 from discord_lora.hardware import Hardware
@@ -26,6 +28,7 @@ QUANTILES = (0.0, 0.5, 0.95, 1.0)
 """Of the micro-batches by tokens: the shortest, the median, a long one, the longest."""
 
 TIMES_EACH = 5
+FEW_TOKENS = 4
 STEPS_LOOKED_AT = 400
 
 
@@ -45,6 +48,7 @@ def calibrate(
         hardware: where it runs.
         progress: is called with the micro-batches done and all of them.
     """
+    loading_bytes = hardware.peak_bytes()
     largest_row = try_largest(
         state, lambda _what, _sentence: None
     )  # also makes thread pools, fills caches
@@ -53,20 +57,27 @@ def calibrate(
     _timed(state, rows[-1], hardware)  # gradients for the optimizer
     step_seconds = statistics.median(_optimizer_seconds(state, hardware) for _ in range(3))
     spent: dict[int, list[float]] = {number: [] for number in range(len(rows))}
+    peaks = []
     done, all_of_them = 0, TIMES_EACH * len(rows)
     for _ in range(TIMES_EACH):
         for number, row in enumerate(rows):
+            hardware.forget_peak()
             spent[number].append(_timed(state, row, hardware))
             done += 1
             progress(done, all_of_them)
-    samples = [(Work.of([rows[n]]), statistics.median(seconds)) for n, seconds in spent.items()]
-    made = fit(samples, step_seconds, modelled_time(state, settings, hardware))
+        peaks.append(hardware.peak_bytes())  # of the last one, which is the longest
+    samples = [(Work.of([rows[n]]), usual(seconds)) for n, seconds in spent.items()]
+    before, forward = modelled_time(state, settings, hardware), _pass_seconds(state, hardware)
     return timing_of(
         state,
         settings,
         hardware,
-        made,
+        fit(samples, step_seconds, before, forward),
         largest_row=largest_row,
+        # Not the highest: by chance the C library finds its free memory in pieces that are of no
+        # use, a tenth of the whole. A night meets its longest row now and then, not every time.
+        peak_bytes=statistics.median(peaks),
+        loading_bytes=loading_bytes,
         start_up_seconds=start_up,
         save_seconds=_save_seconds(state),
     )
@@ -81,6 +92,16 @@ def chosen_rows(state: TrainingState) -> list[Row]:
         rows += pack(examples, state.token_budget, packing=state.packing)
     rows.sort(key=lambda row: sum(map(len, row)))
     return [rows[round(share * (len(rows) - 1))] for share in QUANTILES]
+
+
+def usual(seconds: Sequence[float]) -> float:
+    """The mean without the fastest and the slowest.
+
+    A night takes the mean of all its rows, and not the median: a processor that is shared with
+    other machines has two paces, and the median of five is one of them. One hiccup of five would
+    count too much.
+    """
+    return statistics.fmean(sorted(seconds)[1:-1])
 
 
 def seconds_since_start() -> float:
@@ -114,6 +135,7 @@ def timing_of_run(
         hardware,
         prices.scaled(factor, "measured here"),
         largest_row=largest_row,
+        peak_bytes=hardware.peak_bytes(),
         start_up_seconds=start_up_seconds,
         save_seconds=save_seconds,
     )
@@ -126,10 +148,12 @@ def timing_of(
     made: TimeModel,
     *,
     largest_row: int,
+    peak_bytes: float,
     start_up_seconds: float,
     save_seconds: float,
+    loading_bytes: float = 0.0,
 ) -> Timing:
-    """A record of what was found, with the memory that the process has taken at most."""
+    """A record of what was found; `peak_bytes` is what the process held at the largest row."""
     memory = state.memory
     needed = memory.activations.needed(largest_row, memory.checkpointed)
     return Timing(
@@ -138,7 +162,8 @@ def timing_of(
         time=made,
         activations=memory.activations,
         checkpointed=memory.checkpointed,
-        base_bytes=hardware.peak_bytes() - needed,
+        base_bytes=peak_bytes - needed,
+        loading_bytes=loading_bytes,
         start_up_seconds=start_up_seconds,
         save_seconds=save_seconds,
     )
@@ -162,6 +187,19 @@ def _timed(state: TrainingState, row: Row, hardware: Hardware) -> float:
     loss = state.model(collate(row).to(state.accelerator.device))
     state.accelerator.backward(loss / sum(example.trained_tokens for example in row))
     return hardware.now() - began
+
+
+def _pass_seconds(state: TrainingState, hardware: Hardware) -> float:
+    """Of a pass forward over next to no tokens, as each token of an answer is one."""
+    batch = collate([random_example(state.training_model, FEW_TOKENS)])
+    state.model.eval()
+    spent = []
+    with torch.no_grad():
+        for _ in range(TIMES_EACH):
+            began = hardware.now()
+            state.model(batch.to(state.accelerator.device))
+            spent.append(hardware.now() - began)
+    return statistics.median(spent)
 
 
 def _optimizer_seconds(state: TrainingState, hardware: Hardware) -> float:

@@ -1,5 +1,6 @@
 """The plan of a night: the arithmetic that everybody knows, times, deadlines."""
 
+import json
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -324,6 +325,35 @@ def test_more_checkpointing_than_was_timed_takes_longer():
     plan = night(16_000, timing=timed, settings=settings)
     assert plan.prices.time.token == pytest.approx(1.5 * timed.time.token)
     assert plan.peak_source == "modelled"
+
+
+def test_a_pass_forward_costs_what_it_was_timed_at():
+    """Not what the two ways back of a checkpointed micro-batch make of it."""
+    work = Work(steps=5, micro_batches=17, tokens=432, targets=48)
+    inferred = TimeModel(9.0, 0.6, 0.003, 1e-6, 0.001, "calibrated")
+    timed = replace(inferred, forward=0.1)
+    tokens = (432 * 0.003 + 48 * 0.001) / 3
+    assert inferred.evaluation_seconds(work, 1.0) == pytest.approx(17 * 0.6 / 3 + tokens)
+    assert timed.evaluation_seconds(work, 1.0) == pytest.approx(17 * 0.1 + tokens)
+    assert timed.seconds(work) == inferred.seconds(work)
+    slower = timed.scaled(2, "measured here")
+    assert slower.evaluation_seconds(work, 1.0) == pytest.approx(2 * (17 * 0.1 + tokens))
+
+
+def test_the_peak_may_be_that_of_loading():
+    timed = timing(loading_bytes=6e9)
+    assert timed.peak_bytes(320) == 6e9
+    assert timed.peak_bytes(100_000) == 5e9 + timed.activations.needed(100_000, 0) > 6e9
+
+
+def test_a_timing_of_an_earlier_version_is_still_of_use(tmp_path):
+    add_timing(tmp_path, timing())
+    file = tmp_path / "timings.jsonl"
+    plain = json.loads(file.read_text())
+    del plain["time"]["forward"], plain["loading_bytes"]
+    file.write_text(json.dumps(plain) + "\n")
+    found = newest_timing(tmp_path, "CPU x 2", SETTINGS)
+    assert (found.time, found.loading_bytes) == (timing().time, 0.0)
 
 
 def test_what_was_timed_here_decides_over_the_model():

@@ -89,14 +89,23 @@ class TimeModel:
     squared_token: float
     target: float
     source: Source = "modelled"
+    forward: float | None = None
+    """Of `micro_batch`, what a pass that only goes forward takes; None: its share of the passes."""
 
     def seconds(self, work: Work) -> float:
         """Of training."""
         return float(np.dot(self.as_tuple(), work.as_tuple()))
 
     def evaluation_seconds(self, work: Work, checkpointed_share: float) -> float:
-        """The way forward only, of the two that training goes, or with checkpointing three."""
-        return self.seconds(replace(work, steps=0.0)) / (2 + checkpointed_share)
+        """The way forward only, of the two that training goes, or with checkpointing three.
+
+        What a micro-batch costs whatever its tokens is timed by itself where it can be: it is most
+        of an answer's price, and in training mostly the way back's.
+        """
+        share = 1 / (2 + checkpointed_share)
+        forward = self.micro_batch * share if self.forward is None else self.forward
+        tokens = replace(work, steps=0.0, micro_batches=0.0)
+        return self.seconds(tokens) * share + forward * work.micro_batches
 
     def as_tuple(self) -> tuple[float, ...]:
         return (self.step, self.micro_batch, self.token, self.squared_token, self.target)
@@ -104,7 +113,8 @@ class TimeModel:
     def scaled(self, factor: float, source: Source) -> "TimeModel":
         """Everything `factor` times as slow: what a finished run teaches."""
         step, micro_batch, token, squared_token, target = (factor * it for it in self.as_tuple())
-        return TimeModel(step, micro_batch, token, squared_token, target, source)
+        forward = None if self.forward is None else factor * self.forward
+        return TimeModel(step, micro_batch, token, squared_token, target, source, forward)
 
 
 def modelled(
@@ -140,7 +150,12 @@ def modelled(
     )
 
 
-def fit(samples: Sequence[tuple[Work, float]], step_seconds: float, before: TimeModel) -> TimeModel:
+def fit(
+    samples: Sequence[tuple[Work, float]],
+    step_seconds: float,
+    before: TimeModel,
+    forward_seconds: float | None = None,
+) -> TimeModel:
     """Fit what a micro-batch and what its tokens cost to timed micro-batches.
 
     Two numbers are fitted, the price of a micro-batch and how much slower than modelled the tokens
@@ -151,6 +166,7 @@ def fit(samples: Sequence[tuple[Work, float]], step_seconds: float, before: Time
         samples: the work of one micro-batch each (its `steps` do not count), and its seconds.
         step_seconds: of the optimizer.
         before: the modelled prices.
+        forward_seconds: of a pass forward over next to no tokens; None: not timed.
     """
     seconds = np.array([spent for _, spent in samples])
     tokens = replace(before, step=0.0, micro_batch=0.0)
@@ -163,6 +179,7 @@ def fit(samples: Sequence[tuple[Work, float]], step_seconds: float, before: Time
         squared_token=factor * before.squared_token,
         target=factor * before.target,
         source="calibrated",
+        forward=forward_seconds,
     )
 
 

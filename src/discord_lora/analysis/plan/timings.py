@@ -47,10 +47,13 @@ class Timing:
     save_seconds: float
     """Of one checkpoint."""
     when: str = ""
+    loading_bytes: float = 0.0
+    """Most that was held before the first micro-batch, while weights were read and quantized."""
 
     def peak_bytes(self, row_tokens: int) -> float:
-        """Memory at a micro-batch of so many tokens."""
-        return self.base_bytes + self.activations.needed(row_tokens, self.checkpointed)
+        """Most memory of a run whose largest micro-batch has so many tokens."""
+        trained = self.base_bytes + self.activations.needed(row_tokens, self.checkpointed)
+        return max(self.loading_bytes, trained)
 
 
 def deciding(settings: Settings) -> dict[str, Any]:

@@ -1,0 +1,49 @@
+"""What timing a run's micro-batches makes of the memory that it saw."""
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from discord_lora.finetuning.calibration import TIMES_EACH, calibrate, usual
+from discord_lora.hardware import Hardware
+from discord_lora.settings import load_settings
+from finetuning_state import make_state
+
+LOADING = 9 * 10**9
+AT_THE_LONGEST_ROW = [5_100_000_000, 5_900_000_000, 5_000_000_000, 5_200_000_000, 5_000_000_000]
+
+
+@dataclass(frozen=True)
+class Computer(Hardware):
+    """Whose memory is what a test says, each time that somebody looks."""
+
+    peaks: list[int] = field(default_factory=lambda: [LOADING, *AT_THE_LONGEST_ROW])
+    forgotten: list[int] = field(default_factory=list)
+
+    def forget_peak(self):
+        self.forgotten.append(len(self.peaks))
+
+    def peak_bytes(self):
+        return self.peaks.pop(0)
+
+
+def test_neither_loading_nor_a_chance_peak_is_taken_for_what_a_row_needs(tmp_path):
+    state = make_state()
+    computer = Computer(torch.device("cpu"), "CPU", torch.float32, "no", 16 * 10**9)
+    settings = load_settings({"base_model": "sample", "logs_dir": tmp_path}, env_file=None)
+    timing = calibrate(state, settings, computer)
+    longest = max(sum(map(len, step)) for step in state.plan.walk())
+    assert len(AT_THE_LONGEST_ROW) == TIMES_EACH
+    assert timing.loading_bytes == LOADING
+    trained = timing.base_bytes + timing.activations.needed(longest, timing.checkpointed)
+    assert trained == pytest.approx(5_100_000_000)
+    assert timing.peak_bytes(longest) == LOADING  # the run will load the model, too
+    # Before each look the peak of what was before is forgotten.
+    assert set(computer.forgotten) == {5, 4, 3, 2, 1}
+    assert timing.time.forward > 0
+
+
+def test_two_paces_are_averaged_and_a_hiccup_is_none_of_them():
+    assert usual([1.1, 1.5, 1.1, 1.5, 1.1]) == pytest.approx((1.1 + 1.1 + 1.5) / 3)
+    assert usual([1.1, 22.7, 1.5, 1.1, 1.5]) == pytest.approx((1.1 + 1.5 + 1.5) / 3)
