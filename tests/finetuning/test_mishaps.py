@@ -12,10 +12,24 @@ from accelerate import Accelerator
 
 from discord_lora.console import UserError
 from discord_lora.finetuning.loop import Events, evaluate, fit
-from discord_lora.finetuning.mishaps import RETURNS, TRIES_ALONE, Mishaps, name_of
+from discord_lora.finetuning.mishaps import (
+    LONGEST_PAUSE,
+    RETURNS,
+    TRIES_ALONE,
+    Mishaps,
+    name_of,
+)
 from discord_lora.finetuning.out_of_memory import try_largest
 from discord_lora.finetuning.training_state import lower_rate, restore, snapshot
 from finetuning_state import make_state, weights
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch):
+    """Between the tries of an example for which memory runs out; none of them is waited for."""
+    waited = []
+    monkeypatch.setattr("discord_lora.finetuning.out_of_memory.time.sleep", waited.append)
+    return waited
 
 
 @dataclass
@@ -100,7 +114,7 @@ def test_a_fifth_of_all_passes_runs_out_of_memory_and_nothing_is_lost(seed):
     assert close(weights(undisturbed), weights(state), 1e-4)
 
 
-def test_an_example_that_never_fits_is_set_aside_and_the_rest_is_learned():
+def test_an_example_that_never_fits_is_set_aside_and_the_rest_is_learned(pauses):
     state = in_pieces()
     longest = max(map(len, state.plan.examples))
     culprits = [e for e in state.plan.examples if len(e) == longest]
@@ -112,6 +126,7 @@ def test_an_example_that_never_fits_is_set_aside_and_the_rest_is_learned():
     assert culprits[0].message_ids[0] in " ".join(aside)
     assert f"{longest:,} tokens do not fit into memory" in aside[0]
     assert state.memory.checkpointed == state.memory.layers, "that was tried before"
+    assert min(pauses) > 0 and max(pauses) <= LONGEST_PAUSE and len(pauses) >= TRIES_ALONE - 2
 
     known_before = in_pieces()
     known_before.mishaps.set_aside = dict.fromkeys(map(name_of, culprits), "known")
