@@ -1,12 +1,15 @@
 """Slash commands and menus as members use them."""
 
 import json
+import logging
+import threading
 
 import pytest
 
 from discord_bot.running_bot import RunningBot
 from discord_lora.discord_bot.channel_memory import RESET_NOTICE
 from discord_lora.discord_bot.commands import (
+    LEAVING,
     MODERATORS_ONLY,
     NOT_MINE,
     NOT_YOURS,
@@ -191,3 +194,48 @@ def test_menus_leave_the_messages_of_others_alone(server, account, alice, owner,
     for name in ("Regenerate", "Delete"):
         assert pick(server, owner, message, name) == NOT_MINE
     assert message in channel.messages
+
+
+def test_an_open_command_is_finished_before_the_bot_leaves(server, account, alice, channel, start):
+    bot = start()
+    answer = ask(channel, account, alice)
+    hold(bot)
+    bot.backend.enqueue("another")
+    it = begin_anew(server, alice, answer)
+    stopping = threading.Thread(target=bot.stop)
+    stopping.start()
+    late = server.use_command(alice, channel, "status")
+    late.wait_for_response()
+    assert late.wait_for_answer().content == LEAVING
+    bot.soon(bot.backend.hold.set)
+    stopping.join(10)
+    assert not stopping.is_alive()
+    assert it.wait_for_answer().content == "Written anew."
+    assert answer.content == "another"
+
+
+def test_a_command_that_is_open_when_the_connection_ends_for_good_is_cut_off_quietly(
+    server, account, alice, guild, channel, start, caplog
+):
+    other = guild.add_channel("other")
+    bot = start()
+    answer = ask(channel, account, alice)
+    hold(bot)
+    begin_anew(server, alice, answer)
+    other.say(alice, "lora, and another one")
+    server.wait_until(lambda: bot.backend.running == 2, what="an open answer")
+    bot.call(bot.client.close())
+    bot.thread.join(10)
+    assert not bot.thread.is_alive() and bot.backend.running == 0
+    assert [it for it in caplog.records if it.levelno >= logging.ERROR] == []
+
+
+def hold(bot):
+    """Let no further answer be written, until `hold` is set again."""
+    bot.soon(bot.backend.hold.clear)
+
+
+def begin_anew(server, user, answer):
+    it = server.use_message_command(user, answer, "Regenerate")
+    server.wait_until(lambda: RunningBot.newest.backend.running, what="its being written")
+    return it

@@ -10,7 +10,7 @@ one is in what the model reads. Unasked contributions wait for nothing.
 import asyncio
 import logging
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,6 +50,9 @@ MOST_WAITING = 50
 
 BUSY_SECONDS = (2, 3, 5, 8, *[13] * 45)
 """From one try to the next while the backend has no room; ten minutes in all."""
+
+SECONDS_TO_LET_GO = 2.0
+"""For what is cut off: it may have a sign to take off, and the network may be gone."""
 
 TRIES_TO_SAY_SOMETHING = 3
 """An answer may end before its first word; the next one is drawn anew."""
@@ -125,11 +128,7 @@ class Answering:
         for channel in self._channels.values():
             channel.waiting.clear()
         tasks = [it.task for it in self._channels.values() if it.task] + [*self._aside]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=seconds)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        await let_end(tasks, seconds)
 
     def record_of(self, message: discord.Message) -> AnswerRecord | None:
         """What is known of an answer from before the start: this message and what it replied to."""
@@ -324,3 +323,13 @@ class Answering:
 
 def _by_id(question: Question) -> int:
     return int(question.seen.id)
+
+
+async def let_end(tasks: Collection["asyncio.Task[None]"], seconds: float) -> None:
+    """Let them come to their end for so long; what is late is cut off."""
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=seconds)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=SECONDS_TO_LET_GO)

@@ -7,6 +7,7 @@
 discord.py reconnects and resumes by itself and keeps to the rate limits.
 """
 
+import asyncio
 import logging
 import random
 from collections import OrderedDict
@@ -183,10 +184,16 @@ class BotClient(discord.Client):
         self.journal.forget_answers()
         self.manners.be_called(self.names())
 
-    async def finish_answers(self) -> None:
-        """Let what is being answered come to its end; nothing new is taken up."""
+    async def finish_answers(self, seconds: float = FINISH_SECONDS) -> None:
+        """Let open answers and commands come to their end; nothing new is taken up."""
         if hasattr(self, "answering"):
-            await self.answering.finish(FINISH_SECONDS)
+            await asyncio.gather(self.answering.finish(seconds), self.commands.tree.finish(seconds))
+
+    async def close(self) -> None:
+        """Leave Discord. What is still open is cut off: it could no longer say anything."""
+        if not self.is_closed():
+            await self.finish_answers(0)
+        await super().close()
 
     def _me(self) -> discord.ClientUser:
         if self.user is None:

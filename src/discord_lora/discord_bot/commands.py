@@ -6,6 +6,7 @@ Owners:               /settings /why /reload
 Owners, who was answered:   Regenerate, Delete
 """
 
+import asyncio
 import io
 import logging
 import re
@@ -17,6 +18,7 @@ from discord import app_commands
 
 from discord_lora.adapter_folder import find_adapter
 from discord_lora.console import UserError
+from discord_lora.discord_bot.answering import let_end
 from discord_lora.discord_bot.channel_memory import RESET_NOTICE
 from discord_lora.discord_bot.delivery import FAILED_REQUEST
 from discord_lora.discord_bot.journal import AnswerRecord
@@ -34,12 +36,34 @@ OWNERS_ONLY = "Only the bot's owners may do that."
 MODERATORS_ONLY = "Only the bot's owners and members who may manage messages may do that."
 NOT_MINE = "That is not a message of mine."
 NOT_YOURS = "Only the bot's owners and whoever was answered may do that."
+LEAVING = "I am about to leave."
 WENT_WRONG = "Something went wrong. The reason is in the bot's log."
 _LAST_ID = re.compile(r"(\d{15,20})/?\s*$")
 
 
 class Tree(app_commands.CommandTree[Any]):
-    """Says what went wrong to whoever used a command."""
+    """Knows which commands are open, and says what went wrong to whoever used one."""
+
+    def __init__(self, client: discord.Client) -> None:
+        super().__init__(client)
+        self._open: set[asyncio.Task[Any]] = set()
+        self._closing = False
+
+    async def interaction_check(self, interaction: Interaction, /) -> bool:
+        """discord.py asks this first, in the task that the command then runs in."""
+        if self._closing:
+            await tell(interaction, LEAVING)
+            return False
+        task = asyncio.current_task()
+        if task is not None:
+            self._open.add(task)
+            task.add_done_callback(self._open.discard)
+        return True
+
+    async def finish(self, seconds: float) -> None:
+        """Take nothing new and let what is open come to its end, for so long."""
+        self._closing = True
+        await let_end(self._open, seconds)
 
     async def on_error(
         self, interaction: Interaction, error: app_commands.AppCommandError, /
