@@ -74,8 +74,8 @@ def calibrate(
         hardware,
         fit(samples, step_seconds, before, forward),
         largest_row=largest_row,
-        # Not the highest: by chance the C library finds its free memory in pieces that are of no
-        # use, a tenth of the whole. A night meets its longest row now and then, not every time.
+        # Not the highest: the C library may find its free memory in pieces that are of no use, by
+        # chance. A night meets its longest row now and then, not five times in twenty.
         peak_bytes=statistics.median(peaks),
         loading_bytes=loading_bytes,
         start_up_seconds=start_up,
@@ -190,7 +190,10 @@ def _timed(state: TrainingState, row: Row, hardware: Hardware) -> float:
 
 
 def _pass_seconds(state: TrainingState, hardware: Hardware) -> float:
-    """Of a pass forward over next to no tokens, as each token of an answer is one."""
+    """Of a pass forward over next to no tokens, as each token of an answer is one.
+
+    The fastest of a few: so short a pass suffers most from what else the machine does.
+    """
     batch = collate([random_example(state.training_model, FEW_TOKENS)])
     state.model.eval()
     spent = []
@@ -199,7 +202,7 @@ def _pass_seconds(state: TrainingState, hardware: Hardware) -> float:
             began = hardware.now()
             state.model(batch.to(state.accelerator.device))
             spent.append(hardware.now() - began)
-    return statistics.median(spent)
+    return min(spent)
 
 
 def _optimizer_seconds(state: TrainingState, hardware: Hardware) -> float:
