@@ -18,7 +18,7 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
-from discord_lora.finetuning import loop, out_of_memory, session, watchdog
+from discord_lora.finetuning import keeping, loop, out_of_memory, watchdog
 
 
 def sharded():
@@ -48,7 +48,7 @@ def memory_runs_out():
 
 
 def slow_disk():
-    save_checkpoint, fsync, saves = session.save_checkpoint, os.fsync, []
+    save_checkpoint, fsync, saves = keeping.save_checkpoint, os.fsync, []
 
     def counted(*arguments, **options):
         saves.append(arguments)
@@ -60,7 +60,7 @@ def slow_disk():
             time.sleep(60)
         fsync(number)
 
-    session.save_checkpoint = counted
+    keeping.save_checkpoint = counted
     os.fsync = slow
 
 
