@@ -240,23 +240,22 @@ def load_newest(
             they are: the version that wrote them may read them, or the drive come back.
     """
     for old in folder.glob(f"step-*{REPLACED}"):
-        if not (there := old.with_suffix("")).exists():
+        if not (final := old.with_suffix("")).exists():
             with suppress(OSError):
-                old.replace(there)
-    found = None
-    unfit: dict[Path, str] = {}
-    unreadable: dict[Path, str] = {}
-    for path in _newest_first(folder):
+                old.replace(final)
+    found, passed_over = None, []
+    there = _newest_first(folder)
+    unfit: list[Path] = []
+    for path in there:
         try:
             found = _read_patiently(path, trainable)
             break
         except _UnfitError as error:
-            unfit[path] = str(error)
+            unfit.append(path)
+            passed_over.append(f"{path.name} ({error})")
         except OSError as error:
-            unreadable[path] = f"it cannot be read: {error}"
-    reasons = {**unfit, **unreadable}
-    passed_over = [f"{path.name} ({reasons[path]})" for path in sorted(reasons, key=_newness)]
-    if found is None and any(map(_step, reasons)):
+            passed_over.append(f"{path.name} (it cannot be read: {error})")
+    if found is None and any(map(_step, there)):
         raise UserError(
             f"{folder} holds no checkpoint that can be used: {'; '.join(passed_over)}. Go on with "
             "the version and on the drive that they were written with, or add --fresh to start "
@@ -372,8 +371,4 @@ def _step(path: Path) -> int:
 
 def _newest_first(folder: Path) -> list[Path]:
     found = (path for path in folder.glob("step-*") if re.fullmatch(r"step-[0-9]+", path.name))
-    return sorted(found, key=_newness)
-
-
-def _newness(path: Path) -> int:
-    return -_step(path)
+    return sorted(found, key=_step, reverse=True)
