@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from discord_lora.console import UserError, make_console, plainly, run_script
-from discord_lora.settings import Settings, add_setting_options, parse_with_settings, script_parser
+from discord_lora.script_options import add_setting_options, parse_with_settings, script_parser
+from discord_lora.settings import Settings
 
 SECONDS_BETWEEN_LOOKS = 0.002
 STAGES = ("read", "group", "tokenize", "plan", "from cache")

@@ -26,7 +26,7 @@ from pathlib import Path
 from discord_lora.console import UserError, make_console, plainly, run_script
 from discord_lora.finetuning.checkpoints import damage
 from discord_lora.finetuning.run_folder import UNTRAINED
-from discord_lora.settings import script_parser
+from discord_lora.script_options import script_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAIN = [sys.executable, "training/train_lora.py"]

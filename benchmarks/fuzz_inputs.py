@@ -27,13 +27,8 @@ from discord_lora.console import UserError, make_console, plainly, run_script
 from discord_lora.conversations.dataset import make_dataset
 from discord_lora.messages.prepare import PrepareOptions, prepare
 from discord_lora.messages.training_data import read_training_data
-from discord_lora.settings import (
-    Settings,
-    add_setting_options,
-    load_settings,
-    parse_with_settings,
-    script_parser,
-)
+from discord_lora.script_options import add_setting_options, parse_with_settings, script_parser
+from discord_lora.settings import Settings, load_settings
 
 EXAMPLES = """\
   python benchmarks/fuzz_inputs.py                       10,000 of each kind

@@ -34,7 +34,7 @@ from discord_lora.console import (  # noqa: E402
     plainly,
     run_script,
 )
-from discord_lora.settings import script_parser  # noqa: E402
+from discord_lora.script_options import script_parser  # noqa: E402
 
 EXAMPLES = """\
   python benchmarks/kill_nine.py                       50 kills, some 15 minutes on two cores

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from discord_lora.console import UserError, make_console, plainly, run_script
-from discord_lora.settings import script_parser
+from discord_lora.script_options import script_parser
 
 if TYPE_CHECKING:
     from discord_lora.conversations.build import Conversation

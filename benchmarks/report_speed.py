@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from discord_lora.console import UserError, make_console, plainly, run_script
-from discord_lora.settings import add_setting_options, parse_with_settings, script_parser
+from discord_lora.script_options import add_setting_options, parse_with_settings, script_parser
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "analyze_training_data.py"
 SECONDS_BETWEEN_LOOKS = 0.005

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from discord_lora.analysis.plan.plan_options import Asked, add_plan_options
 from discord_lora.console import UserError, make_console, run_script
-from discord_lora.settings import Settings, add_setting_options, parse_with_settings, script_parser
+from discord_lora.script_options import add_setting_options, parse_with_settings, script_parser
+from discord_lora.settings import Settings
 
 EXAMPLES = """\
   python scripts/analyze_training_data.py                         the whole report

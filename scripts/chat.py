@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from discord_lora.console import make_console, plainly, run_script
-from discord_lora.settings import add_setting_options, parse_with_settings, script_parser
+from discord_lora.script_options import add_setting_options, parse_with_settings, script_parser
 
 if TYPE_CHECKING:
     from discord_lora.inference.dialogue import Dialogue

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from discord_lora.console import UserError, make_console, run_script
-from discord_lora.settings import add_setting_options, parse_with_settings, script_parser
+from discord_lora.script_options import add_setting_options, parse_with_settings, script_parser
 
 EXAMPLES = """\
   python scripts/filter_training_data.py --best 10000             the best 10,000

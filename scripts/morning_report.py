@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from discord_lora.console import UserError, make_console, run_script
-from discord_lora.settings import add_setting_options, parse_with_settings, script_parser
+from discord_lora.script_options import add_setting_options, parse_with_settings, script_parser
 
 if TYPE_CHECKING:
     from discord_lora.analysis.morning.morning_report import MorningReport

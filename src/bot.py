@@ -9,12 +9,8 @@ import gc
 from collections.abc import Callable
 
 from discord_lora.console import make_console, plainly, run_script
-from discord_lora.settings import (
-    Settings,
-    add_setting_options,
-    parse_with_settings,
-    script_parser,
-)
+from discord_lora.script_options import add_setting_options, parse_with_settings, script_parser
+from discord_lora.settings import Settings
 
 EXAMPLES = """\
   python src/bot.py --dry-run          check everything but connecting

@@ -5,15 +5,8 @@ from pathlib import Path
 import pytest
 
 from discord_lora.console import UserError
-from discord_lora.settings import (
-    Settings,
-    add_setting_options,
-    env_file_values,
-    ids_in,
-    load_settings,
-    parse_with_settings,
-    script_parser,
-)
+from discord_lora.script_options import add_setting_options, parse_with_settings, script_parser
+from discord_lora.settings import Settings, env_file_values, ids_in, load_settings
 
 EXAMPLE = Path(__file__).parents[1] / ".env.example"
 

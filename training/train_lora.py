@@ -6,12 +6,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from discord_lora.console import make_console, plainly, run_script
-from discord_lora.settings import (
-    Settings,
-    add_setting_options,
-    parse_with_settings,
-    script_parser,
-)
+from discord_lora.script_options import add_setting_options, parse_with_settings, script_parser
+from discord_lora.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path

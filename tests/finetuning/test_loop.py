@@ -28,7 +28,7 @@ def nobody(_what, _sentence):
 
 def gradients(state, examples):
     state.optimizer.zero_grad()
-    accumulate_gradients(state, examples)
+    accumulate_gradients(state, examples, Events())
     return {n: p.grad.clone() for n, p in state.trainable().items() if p.grad is not None}
 
 
@@ -71,7 +71,7 @@ def test_packed_gradients_equal_those_of_single_examples():
 def test_the_loss_of_a_step_is_divided_by_its_own_targets():
     state = make_state(budget=60)
     examples = state.plan.examples[:4]
-    loss = accumulate_gradients(state, examples)
+    loss = accumulate_gradients(state, examples, Events())
     with torch.no_grad():
         state.model.eval()
         total = sum(float(state.model(collate([e]))) for e in examples)
@@ -114,6 +114,30 @@ def test_a_stopped_run_goes_on_bit_for_bit():
     second = make_state(dropout=0.1, epochs=2)
     restore(second, kept[0])
     assert fit(second, Events(), first_step=7) == "finished"
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(second)[name]), name
+
+
+@pytest.mark.parametrize("saved_before", [False, True])
+def test_in_a_hurry_the_step_is_given_up_and_what_was_done_before_is_saved(saved_before):
+    whole = make_state(dropout=0.1, budget=60)
+    fit(whole, Events())
+
+    kept, passes = [], []
+    first = make_state(dropout=0.1, budget=60)
+    rows = [len(first.micro_batches(examples)) for examples in first.plan.walk()]
+    assert rows[5] > 2
+    events = Events(save=lambda step: kept.append(snapshot(first, step, {})))
+    events.save_every_steps = 5 if saved_before else 100
+    # In the middle of the sixth step: it is looked before each micro-batch.
+    events.hurried = lambda: passes.append(1) or len(passes) > sum(rows[:5]) + 1
+    assert fit(first, events) == "stopped"
+    assert [c.step for c in kept] == [5], "once, whether it had just been saved or not"
+    assert all(parameter.grad is None for parameter in first.trainable().values())
+
+    second = make_state(dropout=0.1, budget=60)
+    restore(second, kept[0])
+    assert fit(second, Events(), first_step=5) == "finished"
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(second)[name]), name
 

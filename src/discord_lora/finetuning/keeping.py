@@ -33,9 +33,8 @@ from discord_lora.finetuning.processes import (
 )
 from discord_lora.finetuning.run_folder import RunFolder
 from discord_lora.finetuning.run_log import RunLog
+from discord_lora.finetuning.stopping import StopRequest
 from discord_lora.finetuning.training_state import TrainingState, snapshot
-
-StopRequested = Callable[[], bool]
 
 
 @dataclass(slots=True)
@@ -45,7 +44,7 @@ class Keeper:
     state: TrainingState
     folder: RunFolder
     log: RunLog
-    stop_requested: StopRequested
+    stop: StopRequest
     checkpoints_kept: int
     answering: Answering | None = None
     """Answers the sample questions at each checkpoint."""
@@ -80,7 +79,7 @@ class Keeper:
         for path in saved:
             self.log.saved(step, seconds, path)
         with self.log.aside("the sample answers"):
-            if self.answering is not None:
+            if self.answering is not None and not self.stop.in_a_hurry:
                 note_answers(self.state, self.answering, self.folder.logs, step, self.log.say)
             if self.state.accelerator.is_main_process:
                 write_report_or_say(self.folder.logs, self.log.say)
@@ -113,7 +112,7 @@ class Keeper:
 
         wait = WaitForRoom(
             lambda sentence: self.log.incident("full_disk", sentence),
-            self.stop_requested,
+            self.stop.made,
             still_waiting,
         )
         if accelerator.is_main_process:

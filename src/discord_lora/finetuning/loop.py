@@ -73,9 +73,15 @@ class Events:
     """To the last checkpoint, with a lower rate; returns its step. None: there is none."""
     incident: Incident = lambda _what, _sentence: None
     stop_requested: Callable[[], bool] = lambda: False
+    hurried: Callable[[], bool] = lambda: False
+    """The program is about to be ended: there is no time for the rest of a step."""
     save_every_steps: int = 50
     eval_every_steps: int = 0
     """0: at the end of each epoch."""
+
+
+class GivenUp(Exception):
+    """A step was left in the middle: nothing was learned by it."""
 
 
 def fit(state: TrainingState, events: Events, first_step: int = 0) -> Ending:
@@ -96,9 +102,14 @@ def fit(state: TrainingState, events: Events, first_step: int = 0) -> Ending:
 
 def _walk(state: TrainingState, events: Events, first_step: int) -> tuple[Ending | None, int]:
     """Train until something ends it or sends it back; returns also the step to go on after."""
-    plan = state.plan
+    plan, saved = state.plan, first_step
     for step, examples in enumerate(plan.walk(first_step), start=first_step + 1):
-        events.stepped(train_step(state, events.incident, step, examples))
+        try:
+            events.stepped(train_step(state, events, step, examples))
+        except GivenUp:
+            if step - 1 > saved:
+                events.save(step - 1)
+            return "stopped", step - 1
         if state.mishaps.bad_steps_in_a_row >= BAD_STEPS_IN_A_ROW:
             return None, _go_back(state, events, step)
         last = step == plan.steps
@@ -113,6 +124,7 @@ def _walk(state: TrainingState, events: Events, first_step: int) -> tuple[Ending
         if stop or done or last or (save and well):
             state.mishaps.note_checkpoint(step)
             events.save(step)
+            saved = step
         if stop or done:
             return ("early" if done else "stopped"), step
     return "finished", plan.steps
@@ -131,7 +143,7 @@ def _go_back(state: TrainingState, events: Events, step: int) -> int:
 
 
 def train_step(
-    state: TrainingState, incident: Incident, step: int, examples: Sequence[TokenizedExample]
+    state: TrainingState, events: Events, step: int, examples: Sequence[TokenizedExample]
 ) -> StepResult:
     """One optimizer step; what memory has no room for is done in smaller pieces.
 
@@ -139,10 +151,11 @@ def train_step(
 
     Raises:
         UserError: too many examples cannot be used.
+        GivenUp: `events` were in a hurry; the state is as it was before the step.
     """
     learning_rate = state.scheduler.get_last_lr()[0]
-    examples = state.usable(examples, incident)
-    loss = _gradients(state, incident, step, examples) if examples else None
+    examples = state.usable(examples, events.incident)
+    loss = _gradients(state, events, step, examples) if examples else None
     if loss is None:
         return StepResult(step, None, learning_rate, 0, 0)
     accelerator = state.accelerator
@@ -156,7 +169,7 @@ def train_step(
     elif accelerator.scaler is not None:
         accelerator.scaler.update()  # it goes down if the gradients were infinite
     if bad:
-        state.mishaps.note_bad_step(step, examples, bad, incident)
+        state.mishaps.note_bad_step(step, examples, bad, events.incident)
     else:
         state.mishaps.note_good_step()
         if not accelerator.optimizer_step_was_skipped:  # fp16 found its scale too high
@@ -182,7 +195,7 @@ def what_is_not_finite(state: TrainingState, loss: float, norm: float) -> str:
 
 
 def _gradients(
-    state: TrainingState, incident: Incident, step: int, examples: Sequence[TokenizedExample]
+    state: TrainingState, events: Events, step: int, examples: Sequence[TokenizedExample]
 ) -> Tensor | None:
     """The step's gradients; returns this process's share of its loss, None if all was set aside."""
 
@@ -196,22 +209,35 @@ def _gradients(
         state.model.train()
 
     begin()
-    loss = unless_memory_runs_out(lambda: accumulate_gradients(state, examples))
-    if loss is None:
-        may_repeat(state)
-        make_room(state, largest_row(state, [examples]), 1, incident)
-        begin()
-        loss = accumulate_row_by_row(state, incident, examples)
+    try:
+        loss = unless_memory_runs_out(lambda: accumulate_gradients(state, examples, events))
+        if loss is None:
+            may_repeat(state)
+            make_room(state, largest_row(state, [examples]), 1, events.incident)
+            begin()
+            loss = accumulate_row_by_row(state, events, examples)
+    except GivenUp:
+        state.optimizer.zero_grad(set_to_none=True)
+        raise
     return loss
 
 
-def accumulate_gradients(state: TrainingState, examples: Sequence[TokenizedExample]) -> Tensor:
+def _give_up_in_a_hurry(state: TrainingState, events: Events) -> None:
+    """Raises GivenUp; never where others would wait for this process in the middle of the step."""
+    if state.accelerator.num_processes == 1 and events.hurried():
+        raise GivenUp
+
+
+def accumulate_gradients(
+    state: TrainingState, examples: Sequence[TokenizedExample], events: Events
+) -> Tensor:
     """Add the gradients of one step's loss; returns this process's share of that loss."""
     accelerator = state.accelerator
     targets = sum(example.trained_tokens for example in examples)
     batches = state.micro_batches(examples)
     total = torch.zeros((), device=accelerator.device)
     for batch in batches:
+        _give_up_in_a_hurry(state, events)
         last = batch is batches[-1]
         with nullcontext() if last else accelerator.no_sync(state.model):
             loss = state.model(batch) * (1 / targets)
@@ -222,7 +248,7 @@ def accumulate_gradients(state: TrainingState, examples: Sequence[TokenizedExamp
 
 
 def accumulate_row_by_row(
-    state: TrainingState, incident: Incident, examples: Sequence[TokenizedExample]
+    state: TrainingState, events: Events, examples: Sequence[TokenizedExample]
 ) -> Tensor | None:
     """The same where memory runs out: a row that fails in the middle leaves nothing behind.
 
@@ -235,6 +261,7 @@ def accumulate_row_by_row(
     losses: list[Tensor] = []
 
     def run_row(row: Row) -> None:
+        _give_up_in_a_hurry(state, events)
         state.optimizer.zero_grad(set_to_none=True)
         loss = state.model(collate(row).to(accelerator.device)) * (1 / targets)
         accelerator.backward(loss)
@@ -244,7 +271,7 @@ def accumulate_row_by_row(
                 sums[parameter] = parameter.grad if before is None else before.add_(parameter.grad)
         losses.append(loss.detach())
 
-    in_rows_that_fit(state, examples, run_row, incident)
+    in_rows_that_fit(state, examples, run_row, events.incident)
     state.optimizer.zero_grad(set_to_none=True)
     if not losses:
         return None

@@ -56,13 +56,17 @@ class Run:
         return self.folder.is_finished and not self.fresh
 
     @property
-    def steps_done(self) -> int:
-        """By its newest checkpoint, whole or not."""
+    def saved_steps(self) -> list[int]:
+        """Of its checkpoints, whole or not; the first is written before the first step."""
         if self.fresh:
-            return 0
+            return []
         names = (path.name for path in self.folder.checkpoints.glob("step-*") if not path.suffix)
         numbers = (name.removeprefix("step-") for name in names)
-        return max((int(number) for number in numbers if number.isdigit()), default=0)
+        return [int(number) for number in numbers if number.isdigit()]
+
+    @property
+    def steps_done(self) -> int:
+        return max(self.saved_steps, default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,7 @@ def look(run: Run) -> Found:
         problems += refusals(lambda: check_memory(run.location, hardware, settings.quantization))
     if room is not None and (full := disk_problem(room, run.folder.path)):
         # A run that goes on may wait for room, as it would have; one to begin had better not.
-        (doubts if run.steps_done else problems).append(full)
+        (doubts if run.saved_steps else problems).append(full)
     return Found(hardware, facts, room, problems, doubts)
 
 

@@ -143,7 +143,7 @@ class Session:
         stopping = stop_on_signal(self.folder.path if is_main else None, log.say)
         awake = kept_awake(log.say, wanted=self.settings.keep_awake)
         # The log within the stopping: a closing window waits until it has told the end.
-        with report, stopping as stop_requested, log, awake:
+        with report, stopping as stop, log, awake:
             for checkpoint in self.damaged:
                 log.incident("damaged_checkpoint", f"checkpoint passed over: {checkpoint}")
             log.say(
@@ -154,7 +154,7 @@ class Session:
                 self.state,
                 self.folder,
                 log,
-                stop_requested,
+                stop,
                 self.settings.save_total_limit,
                 self.answering,
             )
@@ -198,7 +198,8 @@ class Session:
         log = keeper.log
         with log.aside("the try of the largest micro-batch"):
             tokens = try_largest(self.state, log.incident, first_step)
-        log.say(f"the largest micro-batch, {tokens:,} tokens, fits: {log.memory}")
+        if tokens:  # else all steps were done before
+            log.say(f"the largest micro-batch, {tokens:,} tokens, fits: {log.memory}")
         announce(
             self.state,
             self.settings,
@@ -222,7 +223,8 @@ class Session:
             measure=lambda step: self._measure(keeper, "epoch", step),
             go_back=lambda: self._go_back(keeper),
             incident=log.incident,
-            stop_requested=keeper.stop_requested,
+            stop_requested=keeper.stop.made,
+            hurried=lambda: keeper.stop.in_a_hurry,
             save_every_steps=self.settings.save_every_steps,
             eval_every_steps=self.settings.eval_every_steps,
         )
@@ -336,7 +338,7 @@ class Session:
             log.progress.update(bar, completed=messages)
             log.beat()
             alone = self.state.accelerator.num_processes == 1
-            if keeper.stop_requested() and name != "epoch" and alone:
+            if keeper.stop.made() and name != "epoch" and alone:
                 raise Interrupted(f"Stopped.\n{GO_ON}\n  {log.go_on}")
 
         with log.aside("the measurement of the held-out loss"):
