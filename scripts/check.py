@@ -12,6 +12,7 @@ counts the tests, and a failed step as one more failure.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -32,6 +33,8 @@ IMPORT_RULES = (
     "import sys; from importlinter.cli import lint_imports_command as run; sys.exit(run())"
 )
 PYTEST = [PYTHON, "-m", "pytest", "--quiet"]
+# A worker has torch in memory; each file's tests stay together, for what they share.
+SIDE_BY_SIDE = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
 NOTHING_COLLECTED = 5
 COUNT = re.compile(r"(\d+) (passed|failed|errors?)\b")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -57,10 +60,10 @@ def main() -> int:
         run_step("lint", [*RUFF, "check", "--quiet", "."]),
         run_step("types", [PYTHON, "-m", "mypy"]),
         run_step("import rules", [PYTHON, "-c", IMPORT_RULES, "--no-logo"]),
-        run_tests("fast tests", ["-m", "not slow"]),
+        run_tests("fast tests", ["-m", "not slow and not alone", *SIDE_BY_SIDE]),
     ]
     if not arguments.fast:
-        results.append(run_tests("slow tests", ["-m", "slow", "--durations=5"]))
+        results.append(run_tests("slow tests", ["-m", "slow or alone", "--durations=5"]))
     return summarise(results)
 
 

@@ -216,6 +216,7 @@ def test_channels_share_the_forward_passes(make_backend):
     assert max(rows for rows, _ in steps) == 8
 
 
+@pytest.mark.alone
 def test_the_event_loop_is_never_blocked(make_backend):
     """A watchdog wakes up every millisecond, while one forward pass takes longer than allowed."""
     backend = make_backend()
