@@ -80,7 +80,7 @@ class Events:
     """0: at the end of each epoch."""
 
 
-class GivenUp(Exception):
+class StepGivenUpError(Exception):
     """A step was left in the middle: nothing was learned by it."""
 
 
@@ -106,7 +106,7 @@ def _walk(state: TrainingState, events: Events, first_step: int) -> tuple[Ending
     for step, examples in enumerate(plan.walk(first_step), start=first_step + 1):
         try:
             events.stepped(train_step(state, events, step, examples))
-        except GivenUp:
+        except StepGivenUpError:
             if step - 1 > saved:
                 events.save(step - 1)
             return "stopped", step - 1
@@ -151,7 +151,7 @@ def train_step(
 
     Raises:
         UserError: too many examples cannot be used.
-        GivenUp: `events` were in a hurry; the state is as it was before the step.
+        StepGivenUpError: `events` were in a hurry; the state is as it was before the step.
     """
     learning_rate = state.scheduler.get_last_lr()[0]
     examples = state.usable(examples, events.incident)
@@ -216,16 +216,16 @@ def _gradients(
             make_room(state, largest_row(state, [examples]), 1, events.incident)
             begin()
             loss = accumulate_row_by_row(state, events, examples)
-    except GivenUp:
+    except StepGivenUpError:
         state.optimizer.zero_grad(set_to_none=True)
         raise
     return loss
 
 
 def _give_up_in_a_hurry(state: TrainingState, events: Events) -> None:
-    """Raises GivenUp; never where others would wait for this process in the middle of the step."""
+    """Raises StepGivenUpError; never where other processes would wait in the middle of the step."""
     if state.accelerator.num_processes == 1 and events.hurried():
-        raise GivenUp
+        raise StepGivenUpError
 
 
 def accumulate_gradients(

@@ -1,10 +1,10 @@
 """How Windows says that it is about to end the program, and how that is made to wait.
 
-closed window     an event of the console, in a thread of its own; the program is ended as soon as
-                  that thread returns, and Python, which would make a SIGBREAK of it, returns at once
-log-off,          a message to each window. Console programs get an event instead, but not those
-shutdown          that have loaded user32.dll, and libraries do that (Microsoft on HandlerRoutine,
-                  which says to make a hidden window for it)
+closed window       an event of the console, in a thread of its own: the program is ended as soon as
+                    that thread returns, and Python makes a SIGBREAK of it and returns at once
+log-off, shutdown   a message to each window. Console programs get an event instead, but not those
+                    that have loaded user32.dll, and libraries do that (Microsoft on HandlerRoutine,
+                    which says to make a hidden window for it)
 
 Windows waits for about 5 seconds either way (SPI_GETHUNGAPPTIMEOUT, SPI_GETWAITTOKILLTIMEOUT), at a
 shutdown with the reason on the screen, and then ends the program all the same; the run then goes
@@ -59,21 +59,22 @@ class WindowClass(ctypes.Structure):
 
 def ends_of_windows() -> tuple[Any, Any]:
     """Windows' libraries of console functions and of windows; None, None elsewhere."""
-    if sys.platform != "win32":
-        return None, None
-    kernel32, user32 = ctypes.WinDLL("kernel32"), ctypes.WinDLL("user32")
-    # A handle is 64 bits wide, and ctypes takes what it knows nothing of for 32.
-    user32.CreateWindowExW.restype = wintypes.HWND
-    user32.CreateWindowExW.argtypes = (
-        wintypes.DWORD, wintypes.LPCWSTR, wintypes.LPCWSTR, wintypes.DWORD,
-        *(ctypes.c_int,) * 4, wintypes.HWND, wintypes.HMENU, wintypes.HINSTANCE, wintypes.LPVOID,
-    )  # fmt: skip
-    user32.DefWindowProcW.restype = _RESULT
-    user32.DefWindowProcW.argtypes = user32.PostMessageW.argtypes = _MESSAGE
-    user32.ShutdownBlockReasonCreate.argtypes = (wintypes.HWND, wintypes.LPCWSTR)
-    user32.ShutdownBlockReasonDestroy.argtypes = (wintypes.HWND,)
-    kernel32.GetModuleHandleW.restype = wintypes.HMODULE
-    return kernel32, user32
+    if sys.platform == "win32":
+        kernel32, user32 = ctypes.WinDLL("kernel32"), ctypes.WinDLL("user32")
+        # A handle is 64 bits wide, and ctypes takes what it knows nothing of for 32.
+        user32.CreateWindowExW.restype = wintypes.HWND
+        user32.CreateWindowExW.argtypes = (
+            wintypes.DWORD, wintypes.LPCWSTR, wintypes.LPCWSTR, wintypes.DWORD,
+            *(ctypes.c_int,) * 4,
+            wintypes.HWND, wintypes.HMENU, wintypes.HINSTANCE, wintypes.LPVOID,
+        )  # fmt: skip
+        user32.DefWindowProcW.restype = _RESULT
+        user32.DefWindowProcW.argtypes = user32.PostMessageW.argtypes = _MESSAGE
+        user32.ShutdownBlockReasonCreate.argtypes = (wintypes.HWND, wintypes.LPCWSTR)
+        user32.ShutdownBlockReasonDestroy.argtypes = (wintypes.HWND,)
+        kernel32.GetModuleHandleW.restype = wintypes.HMODULE
+        return kernel32, user32
+    return None, None
 
 
 @contextmanager
@@ -133,9 +134,7 @@ class _HiddenWindow:
         _callbacks.append(procedure)
         # A class of its own for each run of one process: its procedure is this run's.
         name = f"{TITLE}-{id(self)}"
-        kind = WindowClass(
-            lpfnWndProc=procedure, hInstance=self._program, lpszClassName=name
-        )
+        kind = WindowClass(lpfnWndProc=procedure, hInstance=self._program, lpszClassName=name)
         if self._user32.RegisterClassW(ctypes.byref(kind)):
             self._handle = self._user32.CreateWindowExW(
                 0, name, TITLE, 0, 0, 0, 0, 0, None, None, self._program, None
