@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -46,6 +47,7 @@ BOT_SETTINGS = (
     "speak_up_probability",
     "speak_up_cooldown_seconds",
     "cooldown_seconds",
+    "answer_to_name",
     "answer_bots",
     "allowed_users",
     "blocked_users",
@@ -60,6 +62,8 @@ BOT_SETTINGS = (
     "discord_api_base",
 )
 """What only the bot reads (and OPT_OUT_FILE, whose effect shows in the data)."""
+
+DEFAULT_BOT_NAME = "Bot"
 
 MOST_PROBLEMS, MOST_SHOWN = 20, 60
 """Problems of a `.env`, and characters of a key in it: what is wrong has to fit on a screen."""
@@ -77,7 +81,9 @@ class Settings(BaseSettings):
     persona: str = Field(
         "", description="member to clone, by id, user name or nickname; empty: the server's voice"
     )
-    bot_name: str = Field("Bot", description="name the bot speaks under in the server's voice")
+    bot_name: str = Field(
+        DEFAULT_BOT_NAME, description="name the bot speaks under in the server's voice"
+    )
     system_prompt: str = Field(
         "", description="what the model is told before each conversation; empty: one fitting line"
     )
@@ -203,6 +209,9 @@ class Settings(BaseSettings):
     cooldown_seconds: float = Field(
         0, ge=0, description="seconds from one answer to a member to the next; 0: none"
     )
+    answer_to_name: bool = Field(
+        True, description="answer whoever writes the bot's name; false: for names like Will"
+    )
     answer_bots: bool = Field(False, description="answer other bots, three times in a row at most")
     allowed_users: IdList = Field("", description="ids of the only users answered; empty: all")
     blocked_users: IdList = Field("", description="ids of users who are never answered")
@@ -299,10 +308,10 @@ class Settings(BaseSettings):
         except (OSError, ValueError, KeyError):
             raise ValueError("is no time zone; write one such as Europe/Berlin") from None
 
-    @field_validator("discord_api_base")
+    @field_validator("discord_api_base", "inference_url")
     @classmethod
-    def _base_is_an_address(cls, value: str) -> str:
-        if value and not re.match(r"https?://[^/\s]", value):
+    def _is_an_address(cls, value: str) -> str:
+        if value and not _is_web_address(value):
             raise ValueError("write an address that begins with http:// or https://")
         return value.rstrip("/")
 
@@ -311,6 +320,16 @@ class Settings(BaseSettings):
         if self.context_tokens > self.max_seq_length // 2:
             raise ValueError("CONTEXT_TOKENS must be at most half of MAX_SEQ_LENGTH")
         return self
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        # Reading the port says whether it is one.
+        has_host = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return has_host and parts.scheme in {"http", "https"} and not re.search(r"\s", text)
 
 
 def ids_in(listed: str) -> frozenset[str]:

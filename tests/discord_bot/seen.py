@@ -25,6 +25,7 @@ def seen(number: int, content: str = "", *, author: str = "Ada", **changes: Any)
         kind=changes.pop("kind", Kind.TALK),
         is_bot=changes.pop("is_bot", own),
         reply_to=changes.pop("reply_to", None),
+        mentions=changes.pop("mentions", ()),
     )
     defaults = {"typed": parsed.content, "is_own": own, "place_ids": (parsed.channel.id,)}
     return SeenMessage(parsed, **(defaults | changes))

@@ -143,6 +143,62 @@ def test_channels_it_cannot_read_or_may_not_speak_in_are_left_alone(
     assert closed.wait_for_message(author=account, after=question).reply_to is None
 
 
+# --- who is who -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nicknames(alice, bob, guild):
+    guild.change_member(alice, nick="Al")
+    guild.change_member(bob, nick="Bobby")
+
+
+def test_after_a_restart_everybody_has_the_name_of_the_server(
+    server, account, alice, bob, owner, channel, start, nicknames
+):
+    guest = server.add_user("guest")
+    channel.say(alice, "hi @bob", mentions=[bob])
+    channel.say(guest, "bye")
+    channel.guild.remove_member(guest)
+    second = channel.guild.add_channel("second")
+    second.say(alice, "and here?")
+    bot = start()
+    for it in (channel, second):
+        it.wait_for_message(author=account, reply_to=it.say(owner, "who is here, lora?"))
+    first, other = (it.conversation.messages for it in bot.backend.requests)
+    assert [it.author for it in first] == ["Al", "Guest", "Olga"]
+    assert first[0].content == "hi @Bobby"
+    assert [it.author for it in other] == ["Al", "Olga"]
+    asked = [it for ids in server.gateway.asked_for for it in ids]
+    assert {str(alice.id), str(bob.id), str(guest.id)} <= set(asked)
+
+
+def test_without_nicknames_history_is_read_all_the_same(
+    server, account, alice, bob, channel, start, nicknames, monkeypatch, caplog
+):
+    monkeypatch.setattr("discord_lora.discord_bot.lookups.SECONDS_FOR_NAMES", 0.1)
+    server.gateway.withholds_members = True
+    channel.say(alice, "hi @bob", mentions=[bob])
+    missed = channel.say(alice, "lora?")
+    bot = start()
+    channel.wait_for_message(author=account, reply_to=missed)
+    (request,) = bot.backend.requests
+    assert [it.author for it in request.conversation.messages] == ["Alice", "Alice"]
+    assert request.conversation.messages[0].content == "hi @Bob"
+    assert caplog.text.count("no nicknames") == 1
+
+
+def test_missed_messages_keep_to_the_roles_of_their_authors(
+    server, account, alice, bob, guild, channel, start
+):
+    trolls = guild.add_role("trolls")
+    guild.change_member(bob, roles=[trolls])
+    of_bob, of_alice = channel.say(bob, "lora, me!"), channel.say(alice, "lora, me!")
+    start(blocked_roles=str(trolls.id))
+    channel.wait_for_message(author=account, reply_to=of_alice)
+    all_is_done(channel, account, alice)
+    assert answers(channel, account, of_bob) == []
+
+
 # --- the sending itself -----------------------------------------------------------------------
 
 FAULTS = {

@@ -1,4 +1,5 @@
 import random
+import time
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from fakes import contents
 HERON = persona_voice("Heron", "id-Heron")
 CHANNEL = "77"
 HOUR, DAY = 3600, 86400
+ADA = Person("id-Ada", "ada", "Ada")
 
 
 def remember(*messages, voice=HERON, **options):
@@ -161,8 +163,8 @@ def test_parts_of_one_answer_are_the_bots_turn():
     assert [m.author_id for m in found] == ["id-Ada", "id-Heron", "id-Heron", "id-Bob"]
     assert [m.author for m in found] == ["Ada", "Heron", "Heron", "Bob"]
     assert memory.answers_to(CHANNEL, "1") == ["2"]
-    assert memory.is_own(CHANNEL, "2") and not memory.is_own(CHANNEL, "1")
-    assert not memory.is_own(CHANNEL, None) and not memory.is_own("0", "1")
+    assert memory.author_of(CHANNEL, "2") == BOT_ID and memory.author_of(CHANNEL, "1") == "id-Ada"
+    assert memory.author_of("0", "1") is None
 
 
 def test_nobody_else_bears_the_voices_name():
@@ -215,3 +217,39 @@ def test_hostile_messages_are_read_or_left_out(content, read):
     memory = remember(seen(1, "hi"), seen(2, content, author="Name:"))
     assert (said(memory, 2) is not None) == read
     assert memory.conversation(CHANNEL, "7") is None
+
+
+HOSTILE = {
+    "spaces": "é" + " " * 3990 + "x",
+    "lines": ("é" + " " * 30 + "\n") * 120,
+    "marks": "e" + "\u0315\u0323" * 1990,
+    "calls": "@a\n" * 1300,
+    "names": "@Ada <@1> <:x:1> " * 230,
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_talk_does_not_hold_up_the_event_loop(text):
+    """Which reads a channel for each prompt; cleaned text is kept."""
+    talk = [seen(n, f"{n} {text}", author=f"P{n % 20}", mentions=(ADA,)) for n in range(1, 401)]
+    memory = remember(*talk)
+
+    def seconds():
+        began = time.perf_counter()
+        assert len(memory.conversation(CHANNEL, "400").messages) == 400
+        return time.perf_counter() - began
+
+    assert seconds() < 2
+    assert min(seconds() for _ in range(3)) < 0.1
+
+
+def test_kept_text_follows_edits_and_names():
+    ada, bob = seen(1, author="Ada"), seen(2, "hi @Ada", author="Bob", mentions=(ADA,))
+    memory = remember(ada, bob)
+    assert said(memory, 2) == ["text 1", "hi @Ada"]
+    renamed = replace(seen(3).parsed, author=Person("id-Ada", "ada", "Lady Ada"))
+    memory.saw(replace(seen(3), parsed=renamed))
+    assert said(memory, 3) == ["text 1", "hi @Lady Ada", "text 3"]
+    memory.saw(seen(2, "bye @Ada", author="Bob", mentions=(ADA,), edited=9))
+    assert said(memory, 3) == ["text 1", "bye @Lady Ada", "text 3"]
+    assert said(memory, 2) == ["text 1", "bye @Ada"]

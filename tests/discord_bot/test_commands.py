@@ -8,14 +8,15 @@ import pytest
 
 from discord_bot.running_bot import RunningBot
 from discord_lora.discord_bot.channel_memory import RESET_NOTICE
+from discord_lora.discord_bot.command_tree import LEAVING, NOT_ALLOWED
 from discord_lora.discord_bot.commands import (
-    LEAVING,
     MODERATORS_ONLY,
     NOT_MINE,
     NOT_YOURS,
     OWNERS_ONLY,
 )
 from fake_discord import Permissions
+from fake_discord.people import TeamMember
 from fakes import contents
 
 
@@ -65,7 +66,9 @@ def test_who_opts_out_is_neither_answered_nor_read(account, alice, bob, channel,
     assert contents(bot.backend.requests[0].conversation.messages) == ["hi lora"]
     assert len(bot.backend.requests) == 1
     assert str(alice.id) in json.loads(bot.settings.opt_out_file.read_text())
-    assert use(alice, "optin").startswith("From now on")
+    in_again = use(alice, "optin")
+    # History still has what was written meanwhile, and so will the next export.
+    assert in_again.startswith("From now on") and "delete what should stay out" in in_again
     assert use(alice, "optin") == "You had not opted out."
     ask(channel, account, alice)
 
@@ -102,6 +105,39 @@ def test_bot_owners_goes_before_the_application_s_owner(owner, bob, start, use):
     start(bot_owners=str(bob.id))
     assert use(owner, "why") == OWNERS_ONLY
     assert use(bob, "why") == "I remember nothing about that."
+
+
+def test_of_a_team_only_who_may_change_the_application_is_an_owner(
+    server, account, alice, bob, owner, start, use
+):
+    guest = server.add_user("guest")
+    account.team = [
+        TeamMember(owner, "read_only"),  # its founder, whatever the role says
+        TeamMember(alice, "developer"),
+        TeamMember(bob, "read_only"),
+        TeamMember(guest, "admin", has_joined=False),
+    ]
+    start()
+    assert use(bob, "why") == use(guest, "why") == OWNERS_ONLY
+    assert use(alice, "why") == use(owner, "why") == "I remember nothing about that."
+
+
+def test_the_lists_hold_for_commands_too(server, alice, bob, owner, guild, channel, start, use):
+    trolls = guild.add_role("trolls")
+    cy = server.add_user("cy")
+    guild.change_member(bob, roles=[trolls])
+    closed = guild.add_channel("closed")
+    start(
+        blocked_users=str(alice.id),
+        blocked_roles=str(trolls.id),
+        blocked_channels=str(closed.id),
+    )
+    for name in ("reset", "status"):
+        assert use(alice, name) == use(bob, name) == use(cy, name, where=closed) == NOT_ALLOWED
+    assert RESET_NOTICE not in contents(channel.messages)
+    assert use(cy, "status") != NOT_ALLOWED != use(owner, "status", where=closed)
+    assert use(alice, "optin") == "You had not opted out."
+    assert "no longer read" in use(alice, "optout") and "no longer read" in use(bob, "optout")
 
 
 def test_settings_hold_for_the_next_answer(account, alice, owner, channel, start, use):
@@ -173,6 +209,20 @@ def test_regenerate_writes_the_answer_anew_in_its_place(server, account, alice, 
     assert contents(bot.backend.requests[-1].conversation.messages) == ["hi lora"]
     assert pick(server, owner, answer, "Regenerate") == "Written anew."
     assert "".join(it.content for it in channel.by(account)).replace(" ", "") == "two" * 700
+
+
+def test_regenerate_keeps_to_cool_down_and_quiet(
+    server, account, alice, owner, channel, start, use
+):
+    bot = start(cooldown_seconds=3600)
+    answer = ask(channel, account, alice)
+    assert pick(server, alice, answer, "Regenerate").startswith("Not now: the user was answered")
+    bot.client.manners._answered_user.clear()
+    assert use(owner, "quiet").startswith("Quiet here")
+    assert pick(server, alice, answer, "Regenerate") == "Not now: told to be quiet."
+    bot.backend.enqueue("another")
+    assert pick(server, owner, answer, "Regenerate") == "Written anew."
+    assert len(bot.backend.requests) == 2
 
 
 def test_regenerate_and_delete_after_a_restart(server, account, alice, bob, channel, start):

@@ -200,7 +200,10 @@ def test_everything_the_manners_ask_is_seen():
     assert gateway.seen(reply).replies_to_bot
     forward = Said(7, "", forwarded="x", reply_to=5).payload(referenced_message=own)
     assert not gateway.seen(forward).replies_to_bot
-    assert gateway.seen(Said(8, "x").payload(webhook_id="77")).by_other_bot
+    webhook = Said(8, "x").payload(webhook_id="77")
+    del webhook["member"]
+    assert gateway.seen(webhook).by_other_bot and gateway.seen(webhook).role_ids == frozenset()
+    assert seen_message(gateway.from_history(own), BOT_ID).role_ids is None
 
     in_thread = gateway.seen(Said(9, "x").payload(channel_id=str(THREAD)))
     assert in_thread.in_own_thread
@@ -212,7 +215,7 @@ def test_a_direct_message_has_no_server():
     payload = Said(1, f"psst <@{BOT_ID}> <@&1> <#2>", author=ANN).payload(channel_id=str(DM))
     del payload["guild_id"], payload["member"]
     seen = gateway.seen(payload)
-    assert seen.is_dm and seen.knows_nickname and seen.role_ids == frozenset()
+    assert seen.is_dm and seen.knows_nickname and seen.role_ids is None
     assert seen.parsed.author.nickname == "Global user_0"
     assert seen.parsed.content == "psst @Unknown @deleted-role #deleted-channel"
 

@@ -13,7 +13,6 @@ from discord_lora.discord_bot.reply_messages import (
     StreamedReply,
     as_typed,
     length,
-    own_words,
     split_reply,
     typing_seconds,
     without_guards,
@@ -196,21 +195,3 @@ def test_nobody_is_pinged_and_everything_reads_well():
     assert not re.search(r"<[@#]|@everyone|@here", safe)
     assert safe.replace("\u200b", "") == "@everyone @Ann @someone @role #general @here mail@heretic"
     assert without_guards(safe) == safe.replace("\u200b", "")
-
-
-@pytest.mark.parametrize(
-    ("text", "kept"),
-    [
-        ("hi\nBob: and I say", "hi"),
-        ("Heron: hi there", "hi there"),
-        ("Bob: no", ""),
-        ("as Bob: said", "as Bob: said"),
-        ("hi\n  bob: x", "hi"),
-        ("Name:: x", "Name:: x"),
-        ("hi\nC++ (x): y", "hi"),
-        ("note: this stays", "note: this stays"),
-    ],
-)
-def test_it_speaks_for_nobody_else(text, kept):
-    assert own_words(text, "Heron", ["Bob", "Bobby", "C++ (x)", ""]) == kept
-    assert own_words("hi", "Heron", []) == "hi"

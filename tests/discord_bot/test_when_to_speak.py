@@ -6,12 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from discord_bot.seen import seen
+from discord_lora.discord_bot.speak_rules import QuietHours, SpeakRules
 from discord_lora.discord_bot.when_to_speak import (
     MOST_ANSWERS_TO_BOTS,
     MOST_UNASKED,
     Answer,
-    QuietHours,
-    SpeakRules,
     WhenToSpeak,
     chance_to_speak_up,
 )
@@ -214,11 +213,16 @@ def test_who_opted_out_is_not_answered():
         ({"allowed_channels": {"6"}}, {"is_dm": True}, None),
         ({"blocked_users": {"id-Ada"}, "owners": {"id-Ada"}}, {}, None),
         ({"blocked_channels": {"77"}, "owners": {"id-Ada"}}, {}, "the channel is blocked"),
+        ({"blocked_roles": {"r"}}, {"role_ids": None}, "the user's roles are not known"),
+        ({"allowed_roles": {"r"}}, {"role_ids": None}, "the user is not among the allowed ones"),
+        ({"allowed_users": {"id-Ada"}, "allowed_roles": {"r"}}, {"role_ids": None}, None),
+        ({"allowed_users": {"id-Ada"}}, {"role_ids": None}, None),
+        ({}, {"role_ids": None}, None),
     ],
 )
 def test_lists(rules, changes, reason):
     rules = {name: frozenset(ids) for name, ids in rules.items()}
-    if "role_ids" in changes:
+    if changes.get("role_ids"):
         changes = changes | {"role_ids": frozenset(changes["role_ids"])}
     decision = World(**rules).say("heron", **changes)
     assert decision.answer is (ADDRESSED if reason is None else SILENT)
@@ -238,6 +242,19 @@ def test_quiet_hours(span, quiet, loud):
     hours = QuietHours.parse(span, "UTC")
     moments = [NOON.replace(hour=hour, minute=minute) for hour, minute in [*quiet, *loud]]
     assert [hours.cover(it) for it in moments] == [True] * len(quiet) + [False] * len(loud)
+
+
+def test_an_answer_is_written_anew_only_where_another_may_be_given():
+    world = World(user_cooldown=timedelta(seconds=10))
+    answer = seen(1, author="bot")
+    assert world.bot.objection_to_another(answer, "1") is None
+    assert world.bot.objection_to_another(answer, "1") == "the user was answered a moment ago"
+    world.now += timedelta(seconds=10)
+    assert world.bot.objection_to_another(answer, "1") is None
+    assert world.say("heron", author="Bob").speaks
+    assert world.bot.objection_to_another(answer, "id-Bob") == "the user was answered a moment ago"
+    world.bot.quiet("77")
+    assert world.bot.objection_to_another(answer, "2") == "told to be quiet"
 
 
 def test_quiet_hours_are_those_of_the_zone():

@@ -332,7 +332,7 @@ class Channel:
 
     def tell_message(self, name: str, message: Message) -> None:
         intent = Intents.GUILD_MESSAGES if self.guild else Intents.DIRECT_MESSAGES
-        payload = partial(payloads.message, message)
+        payload = partial(payloads.message_event, message)
         self.world.tell(Event(name, payload, intent, channel=self))
 
     def _overwrite(self, target: User | Role, allow: Permissions, deny: Permissions) -> None:

@@ -46,6 +46,10 @@ class Gateway:
         self.closes: list[tuple[float, int | None]] = []
         # Scripted: no heartbeat is acknowledged; nobody is let in before this time.
         self.withholds_acks = False
+        # Whoever asks for members gets no answer.
+        self.withholds_members = False
+        # Ids of users in each such question.
+        self.asked_for: list[list[str]] = []
         self.refuses_until = 0.0
         self.refused = 0
         world.publish = self.publish
@@ -292,6 +296,9 @@ class Gateway:
         with self.world.changed:
             guild = self.world.guilds[int(data["guild_id"])]
             wanted = data.get("user_ids")
+            self.asked_for.append(list(map(str, wanted or ())))
+            if self.withholds_members:
+                return
             start = (data.get("query") or "").lower()
             found = [
                 payloads.member(it)

@@ -55,8 +55,23 @@ def application(bot: Bot) -> Json:
         "bot_require_code_grant": False,
         "verify_key": "0" * 64,
         "owner": user(bot.owner or bot),
-        "team": None,
+        "team": team(bot) if bot.team else None,
         "flags": flags,
+    }
+
+
+def team(bot: Bot) -> Json:
+    """Its first member has founded it."""
+    members = [
+        {"user": user(it.user), "role": it.role, "membership_state": 2 if it.has_joined else 1}
+        for it in bot.team
+    ]
+    return {
+        "id": str(bot.id),
+        "name": "Team",
+        "icon": None,
+        "owner_user_id": str(bot.team[0].user.id),
+        "members": members,
     }
 
 
@@ -188,8 +203,6 @@ def message(it: Message, viewer: Bot, intents: Intents, *, nested: bool = False)
     }
     if guild is not None:
         whole["guild_id"] = str(guild.id)
-        if it.author.id in guild.members:
-            whole["member"] = member(guild.members[it.author.id], with_user=False)
     if it.nonce is not None:
         whole["nonce"] = it.nonce
     if it.thread is not None:
@@ -199,6 +212,14 @@ def message(it: Message, viewer: Bot, intents: Intents, *, nested: bool = False)
         whole["interaction_metadata"] = interaction_metadata(it.interaction)
     if it.reply_to is not None and not nested:
         whole |= reference(it.reply_to, viewer, intents)
+    return whole
+
+
+def message_event(it: Message, viewer: Bot, intents: Intents) -> Json:
+    """Only the gateway tells who the author is in the guild."""
+    whole, guild = message(it, viewer, intents), it.channel.guild
+    if guild is not None and it.author.id in guild.members:
+        whole["member"] = member(guild.members[it.author.id], with_user=False)
     return whole
 
 

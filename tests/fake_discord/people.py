@@ -37,12 +37,23 @@ class User:
             self.blocked.add(other.id)
 
 
+@dataclass(frozen=True)
+class TeamMember:
+    """One of those who made a bot together; roles are admin, developer and read_only."""
+
+    user: User
+    role: str = "admin"
+    has_joined: bool = True
+
+
 @dataclass(eq=False)
 class Bot(User):
     """A user with a token; its application has the same id."""
 
     token: str = field(default="", repr=False)
     owner: User | None = None
+    # If a team has made it; the first of them has founded it.
+    team: list[TeamMember] = field(default_factory=list)
     # The privileged intents that are switched on in its developer portal.
     privileged: Intents = PRIVILEGED
     # By guild id; None holds the global ones. As sent, with an id.

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from discord_lora.inference.backend import Sampling
-from discord_lora.inference.batch import Answer, Batch
+from discord_lora.inference.batch import Answer, Batch, NoNumbersError
 from discord_lora.inference.kv_cache import BatchCache, ChannelCaches, Read
 from discord_lora.inference.token_choice import Chooser, choose
 from fakes import FAMILIES, make_model, make_model_of
@@ -174,6 +174,47 @@ def test_a_failed_step_can_be_repeated():
     hook.remove()
     for answer, prompt in zip(answers, prompts, strict=True):
         assert write(batch, answer, 20)[:20] == generated(model, prompt, 20)
+
+
+def test_an_answer_that_cannot_begin_leaves_no_row():
+    batch = a_batch()
+    prompt, others = random_prompt(20), random_prompt(31)
+    answer, broken = an_answer(prompt, "a"), an_answer(others, "b")
+    batch.start(answer)
+    broken.chooser = None
+    for _ in range(2):
+        with pytest.raises(AttributeError):
+            batch.start(broken)
+        assert batch.answers == [answer] and broken.written == 0
+        batch.step()
+    batch.start(an_answer(others, "b"))
+    assert write(batch, answer, 20) == generated(batch.model, prompt, 20)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, FREE])
+def test_scores_that_are_no_numbers_give_no_token_to_their_row_alone(sampling):
+    logits = torch.randn(3, 400, generator=torch.Generator().manual_seed(1))
+    alone = choose(logits[[2]], [Chooser.make(sampling, 5, CPU)], [[1]])
+    logits[1, 7] = float("nan")
+    choosers = [Chooser.make(sampling, 5, CPU) for _ in range(3)]
+    chosen = choose(logits, choosers, [[1]] * 3)
+    assert [token is None for token in chosen] == [False, True, False]
+    assert chosen[2:] == alone
+
+
+def test_what_overflowed_is_not_kept_for_the_next_turn():
+    batch = a_batch()
+    hook = batch.model.lm_head.register_forward_hook(lambda _head, _in, out: out * float("nan"))
+    with pytest.raises(NoNumbersError):
+        batch.start(an_answer(random_prompt(9)))
+    hook.remove()
+    answer = an_answer(random_prompt(9))
+    batch.start(answer)
+    hook = batch.model.lm_head.register_forward_hook(lambda _head, _in, out: out * float("nan"))
+    assert batch.step() == [answer]
+    batch.drop(answer)
+    hook.remove()
+    assert (batch.answers, len(batch.caches), batch._cache.layers) == ([], 0, [])
 
 
 def test_buffers_shrink_again_and_are_freed():

@@ -373,6 +373,27 @@ def test_a_failed_pass_fails_its_answers_and_the_next_are_answered(make_backend,
     assert "".join(backend.stream(asks())) == " ".join(["are"] * 12)
 
 
+def test_an_answer_whose_scores_are_no_numbers_fails_alone(make_backend, caplog):
+    backend = make_backend()
+    always_says(backend.batch.model, WORD)
+
+    def overflow(_head, _inputs, scores):
+        if len(scores) == 2:
+            scores[1] = float("nan")
+
+    hook = backend.batch.model.lm_head.register_forward_hook(overflow)
+
+    async def both():
+        requests = [asks(channel=name) for name in "ab"]
+        return await asyncio.gather(*(outcome(backend, it) for it in requests))
+
+    with caplog.at_level(logging.ERROR):
+        assert asyncio.run(both()) == [" ".join(["are"] * 12), GenerationFailed]
+    assert "no numbers" in caplog.text
+    hook.remove()
+    assert "".join(backend.stream(asks(channel="b"))) == " ".join(["are"] * 12)
+
+
 def test_a_prompt_that_cannot_be_rendered_fails_alone(make_backend):
     backend = make_backend()
     always_says(backend.batch.model, WORD)
@@ -405,6 +426,24 @@ def test_out_of_memory_halves_the_batch_and_every_answer_goes_on(make_backend):
     assert asyncio.run(crowd()) == wanted
     hook.remove()
     assert backend._worker.most_running < 4
+
+
+def test_after_a_while_in_peace_more_are_answered_at_once_again(make_backend, monkeypatch):
+    monkeypatch.setattr("discord_lora.inference.worker.PEACEFUL_STEPS", 5)
+    backend = make_backend(running=3)
+    always_says(backend.batch.model, WORD)
+
+    def runs_out(*_inputs):
+        raise torch.OutOfMemoryError("another program has it")
+
+    hook = backend.batch.model.model.layers[1].register_forward_pre_hook(runs_out)
+    with pytest.raises(GenerationFailed):
+        list(backend.stream(asks()))
+    hook.remove()
+    assert backend._worker.most_running == 1
+    for most in (3, 3):
+        assert "".join(backend.stream(asks())) == " ".join(["are"] * 12)
+        assert backend._worker.most_running == most
 
 
 def test_out_of_memory_with_one_answer_fails_it_after_a_second_try(make_backend):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from contextlib import asynccontextmanager
 
 import pytest
@@ -17,6 +18,7 @@ from discord_lora.inference.backend import (
 )
 from discord_lora.inference.open_backend import open_backend
 from discord_lora.inference.openai_backend import OpenAIBackend
+from discord_lora.inference.prompts import Prompts
 from discord_lora.settings import Settings
 from fake_completions import KEY, FakeServer
 from fakes import chatter, conversation, make_tokenizer, say
@@ -163,7 +165,24 @@ def test_no_server_is_said_with_what_to_do(folder):
         return str(caught.value)
 
     assert "nothing answers at 127.0.0.1:9" in run(test("http://127.0.0.1:9/v1"))
-    assert "http://" in run(test("localhost:8080"))
+
+
+def test_prompts_are_made_beside_the_event_loop(folder, monkeypatch):
+    encode, threads = Prompts.encode, []
+
+    def watched(prompts, talk):
+        threads.append(threading.get_ident())
+        return encode(prompts, talk)
+
+    monkeypatch.setattr(Prompts, "encode", watched)
+
+    async def test():
+        async with connected(FakeServer(), folder) as backend:
+            threads.clear()
+            return await answer(backend, asks())
+
+    assert run(test())
+    assert threads and threading.get_ident() not in threads
 
 
 @pytest.mark.parametrize(

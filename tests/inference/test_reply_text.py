@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from discord_lora.inference.reply_text import ReplyText
 
 
-def filtered(text, others=("Bob", "Cy Lee"), cuts=(), own="Ada"):
+def filtered(text, others=("Bob", "Cy Lee", "C++ (x)"), cuts=(), own="Ada"):
     """The reply, from a text that arrives cut at these places."""
     reply = ReplyText(own, others)
     places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
@@ -33,6 +33,10 @@ def filtered(text, others=("Bob", "Cy Lee"), cuts=(), own="Ada"):
         ("Dee: nobody here", "Dee: nobody here"),
         ("Ada: hi\nAda: there", "hi\nthere"),
         ("Ada: Bob: hi", ""),
+        ("ada:  hi there", "hi there"),
+        ("Name:: x", "Name:: x"),
+        ("hi\nC++ (x): y", "hi"),
+        ("note: this stays", "note: this stays"),
         ("a\nb\na\nb", "a\nb\na\nb"),
         ("lol\nlol\nlol\nlol", "lol\nlol"),
         ("lol\nlol\n\nlol\nyes", "lol\nlol"),

@@ -142,6 +142,18 @@ def test_the_end_of_the_turn_ends_an_answer():
     assert len(passes) == 3, "the prompts were read, and nothing after them"
 
 
+@pytest.mark.parametrize("passes", [0, 4])
+def test_an_answer_ends_where_the_scores_are_no_numbers(passes):
+    model = make_model()
+    always_says(model, TOKENIZER(" are").input_ids[0])
+    left = iter(range(passes))
+    model.lm_head.register_forward_hook(
+        lambda _head, _inputs, scores: None if next(left, None) is not None else scores * torch.nan
+    )
+    answers = answers_of(model, many())
+    assert [it["answer"] for it in answers] == (["are are"] * 3 if passes else [""] * 3)
+
+
 def test_a_long_prompt_is_cut_where_a_turn_begins():
     long = conversation(*(say("Bob" if n % 2 else "Ada", minute=n) for n in range(200)))
     (*_, example) = make_examples([long], PromptFormat(TOKENIZER, ADA), Limits(1024, 32))

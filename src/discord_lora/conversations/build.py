@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Protocol
 
 from discord_lora.messages.record import Message, ReadyConversation
@@ -30,6 +31,10 @@ READY_ASSISTANT = "assistant"
 
 _MENTION = re.compile(r"@(\S+(?: \S+){0,4})")
 """A name after `@` has no end of its own: up to five words are tried, the longest first."""
+
+_MOST_MENTIONS = 10
+"""Looked at in one message. Whoever calls more people speaks to none of them, and a bot that reads
+the channel for each answer has no time for hundreds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +139,8 @@ class _Channel:
     def _mentioned(self, message: Spoken) -> int | None:
         if "@" not in message.content:
             return None
-        named = [self._last_of(words) for words in _MENTION.findall(message.content)]
+        found = islice(_MENTION.finditer(message.content), _MOST_MENTIONS)
+        named = [self._last_of(match[1]) for match in found]
         recent = [
             index
             for index in named

@@ -36,6 +36,9 @@ RETRY_SECONDS = (0.5, 1, 2, 4)
 Missed = Callable[[discord.Message, SeenMessage, bool], Awaitable[None]]
 """Gets a message that was not answered, and whether it has the hourglass."""
 
+Name = Callable[[Sequence[discord.Message]], Awaitable[None]]
+"""Gives the authors of a history the names that they have in the server."""
+
 
 class History:
     """Reads each channel once after each start and each new session."""
@@ -47,17 +50,20 @@ class History:
         bot_id: int,
         is_known: Callable[[str], bool],
         missed: Missed,
+        name: Name,
         clock: Callable[[], datetime],
     ) -> None:
         """
         Args:
             is_known: whether a message, by id, was heard when it was written.
             missed: called in order for what was not.
+            name: called for what was fetched, before anything is made of it.
         """
         self.memory = memory
         self.bot_id = bot_id
         self.is_known = is_known
         self.missed = missed
+        self.name = name
         self.clock = clock
         self._round = 0
         self._read: dict[int, int] = {}
@@ -94,6 +100,7 @@ class History:
                 if may_pass(error):
                     return
                 page = []
+            await self.name(page)
             self._read[channel.id] = this_round
             await self._take_in(channel, page)
         self._reading.pop(channel.id, None)

@@ -150,12 +150,6 @@ class ChannelMemory:
         first, last = min(there), max(there)
         return [str(key) for key in channel.ids if first < key < last and key not in there]
 
-    def is_own(self, channel_id: str, message_id: str | None) -> bool:
-        """True if this bot wrote that message, as far as it is remembered."""
-        channel = self._channels.get(channel_id)
-        seen = channel.messages.get(int(message_id)) if channel and message_id else None
-        return seen is not None and seen.is_own
-
     def author_of(self, channel_id: str, message_id: str) -> str | None:
         channel = self._channels.get(channel_id)
         seen = channel.messages.get(int(message_id)) if channel else None

@@ -24,16 +24,18 @@ from discord_lora.discord_bot.catching_up import History
 from discord_lora.discord_bot.channel_memory import ChannelMemory
 from discord_lora.discord_bot.commands import Commands
 from discord_lora.discord_bot.delivery import FAILED_REQUEST
-from discord_lora.discord_bot.from_discord import seen_message
+from discord_lora.discord_bot.from_discord import place_ids, seen_message
 from discord_lora.discord_bot.journal import Journal
+from discord_lora.discord_bot.lookups import Lookups
 from discord_lora.discord_bot.manner import Manner
 from discord_lora.discord_bot.question import Question
 from discord_lora.discord_bot.seen_message import SeenMessage
 from discord_lora.discord_bot.signs import APOLOGY, HEARD_SIGN
-from discord_lora.discord_bot.when_to_speak import SpeakRules, WhenToSpeak
+from discord_lora.discord_bot.speak_rules import SpeakRules
+from discord_lora.discord_bot.when_to_speak import WhenToSpeak
 from discord_lora.inference.backend import Backend
 from discord_lora.messages.opt_out import OptOutLedger
-from discord_lora.settings import Settings
+from discord_lora.settings import DEFAULT_BOT_NAME, Settings
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +106,7 @@ class BotClient(discord.Client):
             read_bots=self.settings.answer_bots,
             notices=(APOLOGY,),
         )
+        self.lookups = Lookups(self, self.memory, self.rules)
         self.manners = WhenToSpeak(
             self.rules, self.names(), self.clock, self.chance, opted_out=self.ledger
         )
@@ -112,6 +115,7 @@ class BotClient(discord.Client):
             bot_id=user.id,
             is_known=lambda message_id: self.journal.decision(message_id) is not None,
             missed=self._take_up_missed,
+            name=self.lookups.name,
             clock=self.clock,
         )
         self.answering = Answering(
@@ -141,9 +145,12 @@ class BotClient(discord.Client):
         self.memory.saw(seen)
         if seen.is_dm:
             self._remember_direct(message.channel.id)
-        if seen.is_own or self.journal.decision(seen.id) is not None:
+        if seen.is_own:
             return
-        self._decide(message, seen)
+        seen = await self.lookups.with_thread(message, seen)
+        seen = await self.lookups.with_roles(message, seen)
+        if self.journal.decision(seen.id) is None:
+            self._decide(message, seen)
 
     async def on_raw_message_edit(self, payload: discord.RawMessageUpdateEvent) -> None:
         self.memory.saw(seen_message(payload.message, self._me().id))
@@ -168,13 +175,28 @@ class BotClient(discord.Client):
 
     def names(self) -> set[str]:
         """What people call it: the voice's name, its own in Discord, its nicknames."""
-        user = self._me()
+        if not self.settings.answer_to_name:
+            return set()
+        user, voice = self._me(), self.backend.voice
         members = [guild.me for guild in self.guilds if guild.me is not None]
         nicknames = {member.nick for member in members if member.nick}
-        return {self.backend.voice.name, user.name, user.display_name} | nicknames
+        # Nobody chose the default, and people talk about bots.
+        chosen = {voice.name} - {DEFAULT_BOT_NAME}
+        return {user.name, user.display_name} | chosen | nicknames
 
     def is_owner(self, user_id: int) -> bool:
         return str(user_id) in self.rules.owners
+
+    async def objection_to_command(self, interaction: discord.Interaction[Any]) -> str | None:
+        """The list that speaks against a command; owners may use theirs anywhere."""
+        user = interaction.user
+        if self.is_owner(user.id):
+            return None
+        place = interaction.channel or discord.Object(interaction.channel_id or 0)
+        roles = await self.lookups.roles_of(user, interaction.guild)
+        return self.rules.objection_to_place(
+            place_ids(place), is_dm=interaction.guild_id is None
+        ) or self.rules.objection_to_user(str(user.id), roles)
 
     async def reload(self, folder: Path) -> None:
         """Speak with another adapter from now on. Raises UserError; the old one stays."""
@@ -205,9 +227,10 @@ class BotClient(discord.Client):
         application = self.application
         if application is None:
             return frozenset()
-        if application.team is not None:
-            return frozenset(str(member.id) for member in application.team.members)
-        return frozenset({str(application.owner.id)})
+        if application.team is None:
+            return frozenset({str(application.owner.id)})
+        owners = {it.id for it in application.team.members if _may_change_the_application(it)}
+        return frozenset(str(it) for it in owners | {application.team.owner_id} if it)
 
     def _remember_direct(self, channel_id: int) -> None:
         self._direct[channel_id] = None
@@ -217,6 +240,7 @@ class BotClient(discord.Client):
 
     async def _catch_up(self) -> None:
         self.history.begin_anew()
+        self.lookups.forget_names()
         await self.history.look_through([*self._open_channels(), *await self._direct_channels()])
 
     def _open_channels(self) -> Iterable[Any]:
@@ -226,15 +250,9 @@ class BotClient(discord.Client):
             threads = [it for it in guild.threads if it.parent is not None]
             for channel in (*channels, *threads):
                 can = channel.permissions_for(guild.me)
-                if can.read_message_history and can.view_channel and self._may_speak_in(channel):
+                can_answer = can.read_message_history and can.view_channel
+                if can_answer and not self.rules.objection_to_place(place_ids(channel)):
                     yield channel
-
-    def _may_speak_in(self, channel: Any) -> bool:
-        ids = (channel.id, getattr(channel, "parent_id", None), channel.category_id)
-        places = {str(it) for it in ids if it}
-        if places & self.rules.blocked_channels:
-            return False
-        return not self.rules.allowed_channels or bool(places & self.rules.allowed_channels)
 
     async def _direct_channels(self) -> list[Any]:
         found = []
@@ -249,9 +267,10 @@ class BotClient(discord.Client):
         self, message: discord.Message, seen: SeenMessage, has_hourglass: bool
     ) -> None:
         """Answer what was said to the bot while it could not hear it."""
+        seen = await self.lookups.with_thread(message, seen)
         if self.manners.how_addressed(seen) is None:
             return
-        seen = await self._with_roles(message, seen)
+        seen = await self.lookups.with_roles(message, seen)
         if self.journal.decision(seen.id) is not None:
             return  # it came in over the gateway meanwhile
         self._decide(message, seen, has_hourglass)
@@ -267,18 +286,6 @@ class BotClient(discord.Client):
         elif decision.acknowledge:
             self.answering.acknowledge(message)
 
-    async def _with_roles(self, message: discord.Message, seen: SeenMessage) -> SeenMessage:
-        """History does not say which roles the author has; some lists are about roles."""
-        if not (self.rules.allowed_roles or self.rules.blocked_roles):
-            return seen
-        if message.guild is None or isinstance(message.author, discord.Member):
-            return seen
-        try:
-            member = await message.guild.fetch_member(message.author.id)
-        except FAILED_REQUEST:
-            return seen
-        return replace(seen, role_ids=frozenset(str(role.id) for role in member.roles))
-
     async def _gone(self, channel_id: int, message_ids: Iterable[int]) -> None:
         """Deleted messages. A question whose answer was deleted is not answered again later."""
         place = str(channel_id)
@@ -293,3 +300,12 @@ class BotClient(discord.Client):
                     await channel.get_partial_message(int(question_id)).add_reaction(HEARD_SIGN)
                 except FAILED_REQUEST:
                     log.info("%s cannot be marked as answered", question_id)
+
+
+def _may_change_the_application(member: discord.TeamMember) -> bool:
+    """Not whoever was only invited to the team, or may only look at it."""
+    has_joined = member.membership_state is discord.TeamMembershipState.accepted
+    return has_joined and member.role in {
+        discord.TeamMemberRole.admin,
+        discord.TeamMemberRole.developer,
+    }

@@ -6,7 +6,6 @@ Owners:               /settings /why /reload
 Owners, who was answered:   Regenerate, Delete
 """
 
-import asyncio
 import io
 import logging
 import re
@@ -18,9 +17,10 @@ from discord import app_commands
 
 from discord_lora.adapter_folder import find_adapter
 from discord_lora.console import UserError
-from discord_lora.discord_bot.answering import let_end
 from discord_lora.discord_bot.channel_memory import RESET_NOTICE
+from discord_lora.discord_bot.command_tree import Interaction, Tree, tell
 from discord_lora.discord_bot.delivery import FAILED_REQUEST
+from discord_lora.discord_bot.from_discord import seen_message
 from discord_lora.discord_bot.journal import AnswerRecord
 from discord_lora.discord_bot.reply_messages import MESSAGE_LIMIT, length
 from discord_lora.discord_bot.start_up import without_secrets
@@ -30,61 +30,17 @@ if TYPE_CHECKING:
     from discord_lora.discord_bot.client import BotClient
 
 log = logging.getLogger(__name__)
-Interaction = discord.Interaction[Any]
 
 OWNERS_ONLY = "Only the bot's owners may do that."
 MODERATORS_ONLY = "Only the bot's owners and members who may manage messages may do that."
 NOT_MINE = "That is not a message of mine."
 NOT_YOURS = "Only the bot's owners and whoever was answered may do that."
-LEAVING = "I am about to leave."
-WENT_WRONG = "Something went wrong. The reason is in the bot's log."
+_IN_AGAIN = (
+    "From now on I read what you write, and the next training takes it. What you wrote before and "
+    "in between counts again, too, as far as it still stands in the channels: delete what should "
+    "stay out."
+)
 _LAST_ID = re.compile(r"(\d{15,20})/?\s*$")
-
-
-class Tree(app_commands.CommandTree[Any]):
-    """Knows which commands are open, and says what went wrong to whoever used one."""
-
-    def __init__(self, client: discord.Client) -> None:
-        super().__init__(client)
-        self._open: set[asyncio.Task[Any]] = set()
-        self._closing = False
-
-    async def interaction_check(self, interaction: Interaction, /) -> bool:
-        """discord.py asks this first, in the task that the command then runs in."""
-        if self._closing:
-            await tell(interaction, LEAVING)
-            return False
-        task = asyncio.current_task()
-        if task is not None:
-            self._open.add(task)
-            task.add_done_callback(self._open.discard)
-        return True
-
-    async def finish(self, seconds: float) -> None:
-        """Take nothing new and let what is open come to its end, for so long."""
-        self._closing = True
-        await let_end(self._open, seconds)
-
-    async def on_error(
-        self, interaction: Interaction, error: app_commands.AppCommandError, /
-    ) -> None:
-        cause = getattr(error, "original", error)
-        if isinstance(cause, UserError):
-            await tell(interaction, str(cause))
-            return
-        log.error("a command failed", exc_info=cause)
-        await tell(interaction, WENT_WRONG)
-
-
-async def tell(interaction: Interaction, text: str, *, public: bool = False) -> None:
-    """Answer a command, also one that was deferred."""
-    try:
-        if interaction.response.is_done():
-            await interaction.followup.send(text, ephemeral=not public)
-        else:
-            await interaction.response.send_message(text, ephemeral=not public)
-    except FAILED_REQUEST as error:
-        log.warning("a command's answer was not taken: %s", error)
 
 
 class Commands:
@@ -163,10 +119,7 @@ class Commands:
 
     async def optin(self, interaction: Interaction) -> None:
         is_new = self.client.ledger.opt_in(str(interaction.user.id))
-        await tell(
-            interaction,
-            "From now on I read what you write." if is_new else "You had not opted out.",
-        )
+        await tell(interaction, _IN_AGAIN if is_new else "You had not opted out.")
 
     # Moderators -----------------------------------------------------------------------------
 
@@ -306,6 +259,9 @@ class Commands:
         if record is None:
             await tell(interaction, "I no longer know what that answered.")
             return
+        if objection := self._objection_to_another(interaction, message):
+            await tell(interaction, f"Not now: {objection}.")
+            return
         await interaction.response.defer(ephemeral=True, thinking=True)
         channel: Any = message.channel
         try:
@@ -321,6 +277,15 @@ class Commands:
         if await self._may_change(interaction, message, self._answer_of(message)):
             await message.delete()
             await tell(interaction, "Deleted.")
+
+    def _objection_to_another(
+        self, interaction: Interaction, message: discord.Message
+    ) -> str | None:
+        client, user = self.client, interaction.user
+        if client.is_owner(user.id):
+            return None
+        answer = seen_message(message, message.author.id)
+        return client.manners.objection_to_another(answer, str(user.id))
 
     def _answer_of(self, message: discord.Message) -> AnswerRecord | None:
         known = self.client.journal.answer(str(message.id))

@@ -43,8 +43,8 @@ def seen_message(message: discord.Message, bot_id: int) -> SeenMessage:
         edited=to_microseconds(edited) if edited else 0,
         is_own=author.id == bot_id,
         knows_nickname=_knows_nickname(message),
-        role_ids=frozenset(str(role.id) for role in getattr(author, "roles", ())),
-        place_ids=_places(channel),
+        role_ids=_role_ids(message),
+        place_ids=place_ids(channel),
         is_dm=message.guild is None,
         in_own_thread=isinstance(channel, discord.Thread) and channel.owner_id == bot_id,
         mentions_bot=bot_id in mentioned or _mentions_role_of(message, bot_id),
@@ -125,7 +125,14 @@ def _knows_nickname(message: discord.Message) -> bool:
     return isinstance(message.author, discord.Member)
 
 
-def _places(channel: Any) -> tuple[str, ...]:
+def _role_ids(message: discord.Message) -> frozenset[str] | None:
+    if isinstance(message.author, discord.Member):
+        return frozenset(str(role.id) for role in message.author.roles)
+    return frozenset() if message.webhook_id is not None else None
+
+
+def place_ids(channel: Any) -> tuple[str, ...]:
+    """The channel, its parent if it is a thread, and the category: what lists may name."""
     found = (channel.id, getattr(channel, "parent_id", None), getattr(channel, "category_id", None))
     return tuple(str(place) for place in found if place)
 

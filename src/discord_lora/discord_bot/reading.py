@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 
 from discord_lora.conversations.build import Conversation, build_conversations
 from discord_lora.conversations.prompt_format import Voice
-from discord_lora.discord_bot.seen_message import SeenMessage
+from discord_lora.discord_bot.seen_message import Cleaned, SeenMessage
 from discord_lora.messages.cleaning import Cleaner, CleaningContext
+from discord_lora.messages.mentions import NameOf
 from discord_lora.messages.people import People
 from discord_lora.messages.record import Message
 from discord_lora.messages.sources.base import Kind, Person
@@ -63,15 +64,37 @@ class Reading:
             is_voice = person_id in {self.bot_id, self.voice.speaker_id}
             return self.voice.name if is_voice else people.name_of(person_id)
 
-        # Mentions of channels were written out when the message came.
-        context = CleaningContext(name_of, lambda _: None)
-        usual = Cleaner(context, self.skip)
-        lenient = Cleaner(context, self.skip | _ASKED_ALL_THE_SAME)
-        cleaned = []
+        messages = []
         for seen, is_repeat in zip(read, _repeats(read), strict=True):
             stored = self._stored(seen, is_repeat)
-            if (lenient if seen is asked else usual).clean(stored) is None:
-                cleaned.append(_finished(seen, stored, name_of(seen.author_id), people))
+            cleaned = self._cleaned_once(seen, stored, name_of, is_asked=seen is asked)
+            if cleaned.content is not None:
+                stored.content, stored.train = cleaned.content, cleaned.train
+                messages.append(_finished(seen, stored, name_of(seen.author_id), people))
+        return messages
+
+    def _cleaned_once(
+        self, seen: SeenMessage, stored: StoredMessage, name_of: NameOf, *, is_asked: bool
+    ) -> Cleaned:
+        """Cleaned anew only where somebody in it is now called otherwise.
+
+        A long channel is read for each prompt, and a hostile text takes its time.
+        """
+        skip = self.skip | _ASKED_ALL_THE_SAME if is_asked else self.skip
+        how = skip, stored.is_repeat
+        known = seen.cleaned.get(how)
+        if known and all(name_of(person) == name for person, name in known.names):
+            return known
+        names: dict[str, str | None] = {}
+
+        def noted(person_id: str) -> str | None:
+            return names.setdefault(person_id, name_of(person_id))
+
+        # Mentions of channels were written out when the message came.
+        context = CleaningContext(noted, lambda _: None)
+        reason = Cleaner(context, skip).clean(stored)
+        cleaned = Cleaned(None if reason else stored.content, stored.train, tuple(names.items()))
+        seen.cleaned[how] = cleaned
         return cleaned
 
     def _people(self, read: Sequence[SeenMessage]) -> People:

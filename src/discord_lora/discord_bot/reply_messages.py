@@ -7,7 +7,6 @@ joined are the text.
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from discord_lora.messages.mentions import NameOf, resolve_mentions
@@ -233,18 +232,3 @@ def without_pings(text: str, person_name: NameOf, channel_name: NameOf) -> str:
 def without_guards(text: str) -> str:
     """The bot's own message as it meant it: the inverse of what guards @everyone."""
     return text.replace(f"@{_GUARD}", "@")
-
-
-def own_words(text: str, own_name: str, other_names: Iterable[str]) -> str:
-    """An answer up to where it begins to speak for somebody else (`Name:` at a line's start).
-
-    A `Name:` of the bot's own in front of it is taken off.
-    """
-    own = re.compile(rf"\s*{re.escape(own_name)}:[ \t]*", re.IGNORECASE)
-    text = own.sub("", text, count=1) if own.match(text) else text
-    others = sorted({name for name in other_names if name}, key=len, reverse=True)
-    if not others:
-        return text.strip()
-    either = "|".join(map(re.escape, others))
-    found = re.search(rf"^[ \t]*(?:{either}):", text, re.IGNORECASE | re.MULTILINE)
-    return (text[: found.start()] if found else text).strip()

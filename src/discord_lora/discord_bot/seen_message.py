@@ -1,8 +1,18 @@
 """One message as the bot sees it: plain data, so that memory and manners need no connection."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from discord_lora.messages.sources.base import Kind, ParsedMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """A message's text as the model reads it, and the names that were put into it."""
+
+    content: str | None
+    """None if cleaning dropped the message."""
+    train: bool
+    names: tuple[tuple[str, str | None], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +31,22 @@ class SeenMessage:
     """True if this bot wrote it."""
     knows_nickname: bool = True
     """False where Discord sent the account without its name in the server, as history does."""
-    role_ids: frozenset[str] = frozenset()
-    """The author's roles in the server."""
+    role_ids: frozenset[str] | None = frozenset()
+    """The author's roles in the server; None where Discord did not say."""
     place_ids: tuple[str, ...] = ()
     """The channel, its parent if it is a thread, and the category: what lists may name."""
     is_dm: bool = False
     in_own_thread: bool = False
-    """True in a thread that this bot started."""
+    """True in a thread that this bot started, or that hangs below a message of its own."""
     mentions_bot: bool = False
     """By `@`: the bot itself or the role that Discord made for it."""
     replies_to_bot: bool = False
     speaks_to_others: bool = False
     """True if it mentions or answers somebody who is not the bot."""
+    cleaned: dict[tuple[frozenset[str], bool], Cleaned] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """What cleaning made of it without these steps, and as a repeat or not; reading.py keeps it."""
 
     @property
     def id(self) -> str:

@@ -177,7 +177,7 @@ async def ask_discord(settings: Settings) -> Account:
     if settings.discord_api_base:
         Route.BASE = settings.discord_api_base
     client = discord.Client(intents=discord.Intents(guilds=True))
-    async with client, _explained():
+    async with client, _explained(client):
         await client.login(required_token(settings))
         if settings.discord_api_base:
             answer = await client.http.request(Route("GET", "/gateway"))
@@ -198,14 +198,14 @@ def invite_link(application_id: int) -> str:
 
 
 @asynccontextmanager
-async def _explained() -> AsyncIterator[None]:
+async def _explained(client: discord.Client) -> AsyncIterator[None]:
     """Discord's refusals as sentences."""
     try:
         yield
     except discord.LoginFailure:
         raise UserError(WRONG_TOKEN) from None
     except discord.PrivilegedIntentsRequired:
-        raise UserError(NO_INTENT.format(portal=PORTAL, id="")) from None
+        raise UserError(NO_INTENT.format(portal=PORTAL, id=client.application_id)) from None
     except discord.ConnectionClosed as error:
         if error.code == CLOSED_BAD_TOKEN:
             raise UserError(WRONG_TOKEN) from None
@@ -238,7 +238,7 @@ async def stay_until_stopped(client: "BotClient", token: str) -> None:
     stopping = asyncio.create_task(stop.wait())
     with _told_to_stop(stop, living):
         try:
-            async with _explained():
+            async with _explained(client):
                 await asyncio.wait({living, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if not living.done():
                     log.info("finishing what is being answered")

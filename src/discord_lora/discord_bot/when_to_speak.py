@@ -17,13 +17,12 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, time, timedelta, tzinfo
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from discord_lora.discord_bot.seen_message import SeenMessage
-from discord_lora.settings import Settings, ids_in
+from discord_lora.discord_bot.speak_rules import SpeakRules
 
 MOST_UNASKED = 0.5
 """Highest chance of an unasked answer."""
@@ -36,13 +35,13 @@ MOST_ANSWERS_TO_BOTS = 3
 _REMEMBERED = 10_000
 """Channels and users whose state is kept; the longest untouched are the first to go."""
 
+_ANSWERED_JUST_NOW = "the user was answered a moment ago"
 _NOT_SAID = re.compile(
     r"```.*?(?:```|\Z)|``.+?``|`[^`\n]+`"  # code
     r"|<[^<>\s]+>|\bhttps?://\S+"  # mentions, emoji, links
     r"|^>>> .*|^> [^\n]*",  # quotes
     re.DOTALL | re.MULTILINE,
 )
-_SPAN = re.compile(r"(\d{1,2}):(\d{2}) ?- ?(\d{1,2}):(\d{2})")
 
 
 class Answer(Enum):
@@ -68,89 +67,6 @@ class Decision:
 
     def __str__(self) -> str:
         return f"{self.answer.value}: {self.reason}"
-
-
-@dataclass(frozen=True, slots=True)
-class QuietHours:
-    """From one time of day to another, over midnight if need be. `zone` None: this computer's."""
-
-    start: time
-    end: time
-    zone: tzinfo | None = None
-
-    @classmethod
-    def parse(cls, span: str, zone: str = "") -> "QuietHours | None":
-        """`23:00-07:30` as QUIET_HOURS has it; None for the empty text. Raises ValueError."""
-        if not span:
-            return None
-        match = _SPAN.fullmatch(span)
-        if match is None:
-            raise ValueError("no span of hours")
-        from_hour, from_minute, to_hour, to_minute = map(int, match.groups())
-        start, end = time(from_hour, from_minute), time(to_hour, to_minute)
-        return cls(start, end, ZoneInfo(zone) if zone else None)
-
-    def cover(self, now: datetime) -> bool:
-        """True if `now` (aware) is in them; a span from a time to itself is the whole day."""
-        clock = now.astimezone(self.zone).time()
-        if self.start < self.end:
-            return self.start <= clock < self.end
-        return clock >= self.start or clock < self.end
-
-
-@dataclass(frozen=True, slots=True)
-class SpeakRules:
-    """The settings of the bot's manners; ids as strings, empty lists allow everything."""
-
-    owners: frozenset[str] = frozenset()
-    channels: frozenset[str] = frozenset()
-    probability: float = 0.05
-    channel_cooldown: timedelta = timedelta(seconds=60)
-    user_cooldown: timedelta = timedelta(0)
-    answer_bots: bool = False
-    allowed_users: frozenset[str] = frozenset()
-    blocked_users: frozenset[str] = frozenset()
-    allowed_roles: frozenset[str] = frozenset()
-    blocked_roles: frozenset[str] = frozenset()
-    allowed_channels: frozenset[str] = frozenset()
-    blocked_channels: frozenset[str] = frozenset()
-    quiet_hours: QuietHours | None = None
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> "SpeakRules":
-        return cls(
-            owners=ids_in(settings.bot_owners),
-            channels=ids_in(settings.bot_channels),
-            probability=settings.speak_up_probability,
-            channel_cooldown=timedelta(seconds=settings.speak_up_cooldown_seconds),
-            user_cooldown=timedelta(seconds=settings.cooldown_seconds),
-            answer_bots=settings.answer_bots,
-            allowed_users=ids_in(settings.allowed_users),
-            blocked_users=ids_in(settings.blocked_users),
-            allowed_roles=ids_in(settings.allowed_roles),
-            blocked_roles=ids_in(settings.blocked_roles),
-            allowed_channels=ids_in(settings.allowed_channels),
-            blocked_channels=ids_in(settings.blocked_channels),
-            quiet_hours=QuietHours.parse(settings.quiet_hours, settings.bot_timezone),
-        )
-
-    def objection(self, seen: SeenMessage) -> str | None:
-        """The list that speaks against an answer; blocking goes before allowing."""
-        places = set(seen.place_ids)
-        if places & self.blocked_channels:
-            return "the channel is blocked"
-        if self.allowed_channels and not seen.is_dm and not places & self.allowed_channels:
-            return "the channel is not among the allowed ones"
-        if seen.author_id in self.owners:
-            return None
-        if seen.author_id in self.blocked_users:
-            return "the user is blocked"
-        if seen.role_ids & self.blocked_roles:
-            return "a role of the user's is blocked"
-        if not (self.allowed_users or self.allowed_roles):
-            return None
-        allowed = seen.author_id in self.allowed_users or seen.role_ids & self.allowed_roles
-        return None if allowed else "the user is not among the allowed ones"
 
 
 @dataclass(slots=True)
@@ -228,6 +144,17 @@ class WhenToSpeak:
             state.answers_to_bots += 1
         return decision
 
+    def objection_to_another(self, answer: SeenMessage, user_id: str) -> str | None:
+        """Why an answer should not be written anew for this user now; without one it is their turn.
+
+        Args:
+            answer: a message of the bot's own, where they ask for it.
+        """
+        now = self.clock()
+        if silence := self._silence(answer, now):
+            return silence
+        return None if self._takes_turn(user_id, now) else _ANSWERED_JUST_NOW
+
     def how_addressed(self, seen: SeenMessage) -> str | None:
         """In which way a message speaks to the bot; None if it does not."""
         if seen.mentions_bot:
@@ -258,7 +185,9 @@ class WhenToSpeak:
             return "it is from a bot"
         if seen.by_other_bot and state.answers_to_bots >= MOST_ANSWERS_TO_BOTS:
             return f"{MOST_ANSWERS_TO_BOTS} answers to bots, and no person spoke since"
-        return self.rules.objection(seen)
+        return self.rules.objection_to_place(
+            seen.place_ids, is_dm=seen.is_dm
+        ) or self.rules.objection_to_user(seen.author_id, seen.role_ids)
 
     def _silence(self, seen: SeenMessage, now: datetime) -> str | None:
         if self.is_quiet(seen.channel_id):
@@ -267,13 +196,19 @@ class WhenToSpeak:
         return "quiet hours" if hours and not seen.is_dm and hours.cover(now) else None
 
     def _answer_or_cool_down(self, seen: SeenMessage, addressed: str, now: datetime) -> Decision:
-        last = self._answered_user.get(seen.author_id)
-        if last is not None and now - last < self.rules.user_cooldown:
-            return _silent("the user was answered a moment ago", acknowledge=True)
-        self._answered_user[seen.author_id] = now
-        self._answered_user.move_to_end(seen.author_id)
-        _forget_the_oldest(self._answered_user)
+        if not self._takes_turn(seen.author_id, now):
+            return _silent(_ANSWERED_JUST_NOW, acknowledge=True)
         return Decision(Answer.ADDRESSED, addressed)
+
+    def _takes_turn(self, user_id: str, now: datetime) -> bool:
+        """Whether the user may be answered again; from then on the cool-down runs."""
+        last = self._answered_user.get(user_id)
+        if last is not None and now - last < self.rules.user_cooldown:
+            return False
+        self._answered_user[user_id] = now
+        self._answered_user.move_to_end(user_id)
+        forget_the_oldest(self._answered_user)
+        return True
 
     def _speak_up_or_not(self, seen: SeenMessage, state: _ChannelState, now: datetime) -> Decision:
         if not self.rules.channels & set(seen.place_ids):
@@ -302,7 +237,7 @@ class WhenToSpeak:
     def _state(self, channel_id: str) -> _ChannelState:
         state = self._channels.setdefault(channel_id, _ChannelState())
         self._channels.move_to_end(channel_id)
-        _forget_the_oldest(self._channels)
+        forget_the_oldest(self._channels)
         return state
 
 
@@ -326,6 +261,7 @@ def _name_pattern(names: Iterable[str]) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w)(?:{either})(?!\w)", re.IGNORECASE)
 
 
-def _forget_the_oldest(states: OrderedDict[str, Any]) -> None:
+def forget_the_oldest(states: OrderedDict[Any, Any]) -> None:
+    """Keep what is remembered bounded."""
     while len(states) > _REMEMBERED:
         states.popitem(last=False)

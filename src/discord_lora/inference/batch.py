@@ -17,6 +17,7 @@ import torch
 from discord_lora.inference.kv_cache import (
     BatchCache,
     ChannelCaches,
+    KeysValues,
     Read,
     empty_cache,
     keys_values,
@@ -42,6 +43,13 @@ class Answer:
         return len(self.token_ids) - self.prompt_length
 
 
+class NoNumbersError(ArithmeticError):
+    """An answer cannot go on."""
+
+    def __init__(self) -> None:
+        super().__init__("the model's scores are no numbers; in fp16 something may overflow")
+
+
 class Batch:
     """Writes several answers at once, all with the adapter or all without it."""
 
@@ -62,7 +70,11 @@ class Batch:
 
     @torch.inference_mode()
     def start(self, answer: Answer) -> None:
-        """Read the prompt and write the first token."""
+        """Read the prompt and write the first token.
+
+        Raises:
+            NoNumbersError: there is none. After any error the answer is not in the batch.
+        """
         cache, known = self.caches.take(self._key(answer.channel), answer.token_ids)
         new = answer.token_ids[known:]
         positions = torch.arange(known, len(answer.token_ids), device=self.device)
@@ -76,14 +88,23 @@ class Batch:
             ).logits
         self.prefilled_tokens += len(new)
         self._cache.add(keys_values(cache))
+        try:
+            (token,) = _choose([answer], logits[:, -1])
+            if token is None:
+                raise NoNumbersError
+        except BaseException:
+            self._cache.remove(len(self.answers))
+            raise
         self.answers.append(answer)
-        self._write([answer], logits[:, -1])
+        answer.token_ids.append(token)
 
     @torch.inference_mode()
-    def step(self) -> None:
+    def step(self) -> list[Answer]:
         """Write the next token of every answer.
 
-        An exception leaves everything as it was, so that the step can be repeated.
+        Returns those that there is none for, as their scores are no numbers: they are to be
+        dropped before the next step. An exception leaves everything as it was, so that the step
+        can be repeated.
         """
         self._cache.before_step()
         last = [[answer.token_ids[-1]] for answer in self.answers]
@@ -96,17 +117,29 @@ class Batch:
                 past_key_values=self._cache,
                 use_cache=True,
             ).logits
-        self._write(self.answers, logits[:, -1])
+        tokens = _choose(self.answers, logits[:, -1])
         self._cache.after_step()
+        without = []
+        for answer, token in zip(self.answers, tokens, strict=True):
+            if token is None:
+                without.append(answer)
+            else:
+                answer.token_ids.append(token)
+        return without
 
     def finish(self, answer: Answer) -> None:
         """Take an answer out and keep what was read for the channel's next turn."""
+        layers = self.drop(answer)
+        self.caches.put(self._key(answer.channel), Read(answer.token_ids[:-1], layers))
+
+    def drop(self, answer: Answer) -> KeysValues:
+        """Take an answer out; returns what was read."""
         row = self.answers.index(answer)
         with torch.inference_mode():
             layers = self._cache.remove(row)
         self.answers[row] = self.answers[-1]
         self.answers.pop()
-        self.caches.put(self._key(answer.channel), Read(answer.token_ids[:-1], layers))
+        return layers
 
     def abandon(self) -> list[Answer]:
         """Take all answers out and keep nothing, as after an error."""
@@ -125,14 +158,13 @@ class Batch:
         )
         return Read([0], keys_values(cache)).bytes
 
-    def _write(self, answers: Sequence[Answer], logits: torch.Tensor) -> None:
-        tokens = choose(logits, [it.chooser for it in answers], [it.token_ids for it in answers])
-        for answer, token in zip(answers, tokens, strict=True):
-            answer.token_ids.append(token)
-
     def _key(self, channel: str) -> tuple[str, bool]:
         """What the base model read is not what the adapter reads."""
         return channel, self.use_adapter
 
     def _adapter(self) -> Any:
         return nullcontext() if self.use_adapter else self.model.disable_adapter()
+
+
+def _choose(answers: Sequence[Answer], logits: torch.Tensor) -> list[int | None]:
+    return choose(logits, [it.chooser for it in answers], [it.token_ids for it in answers])

@@ -87,11 +87,10 @@ class OpenAIBackend:
         Raises:
             UserError: no server, no such model, a wrong key, or no finished adapter in `folder`.
         """
-        url = settings.inference_url
-        if not url.startswith(("http://", "https://")):
-            raise UserError("INFERENCE_URL: must begin with http:// or https://.")
         prompts = await asyncio.to_thread(_prompts_of, folder, report)
-        server = Server(url, settings.inference_api_key, settings.inference_model)
+        server = Server(
+            settings.inference_url, settings.inference_api_key, settings.inference_model
+        )
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 await server.find_model()
@@ -173,8 +172,13 @@ class OpenAIBackend:
         text = ReplyText(prompts.voice.name, names)
         try:
             async with asyncio.timeout_at(ticket.deadline) as limit:
-                body = self._server.body(
-                    prompts, request.conversation, request.sampling, request.seed
+                # A long prompt takes its time, and the event loop has none.
+                body = await asyncio.to_thread(
+                    self._server.body,
+                    prompts,
+                    request.conversation,
+                    request.sampling,
+                    request.seed,
                 )
                 async with aclosing(self._server.complete(body)) as pieces:
                     async for piece in pieces:

@@ -8,6 +8,7 @@ training rendered it, so nothing has to be rendered anew:
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.prompt_format import PromptFormat, Voice
 from discord_lora.inference.backend import Sampling
-from discord_lora.inference.batch import Answer, Batch
+from discord_lora.inference.batch import Answer, Batch, NoNumbersError
 from discord_lora.inference.kv_cache import ChannelCaches
 from discord_lora.inference.token_choice import Chooser
 
@@ -141,14 +142,16 @@ def _write(model: Any, prompts: Sequence[Sequence[int]], ends: set[int]) -> list
         for n, prompt in enumerate(prompts)
     ]
     for answer in answers:
-        batch.start(answer)
+        with suppress(NoNumbersError):  # its answer is empty, then
+            batch.start(answer)
     while True:
         for answer in list(batch.answers):
             if answer.token_ids[-1] in ends or answer.written >= LONGEST_ANSWER:
                 batch.finish(answer)
         if not batch.answers:
             break
-        batch.step()
+        for answer in batch.step():
+            batch.drop(answer)
     return [answer.token_ids[answer.prompt_length :] for answer in answers]
 
 

@@ -34,8 +34,10 @@ class Chooser:
 
 def choose(
     logits: Tensor, choosers: Sequence[Chooser], token_ids: Sequence[Sequence[int]]
-) -> list[int]:
-    """The next token of each row.
+) -> list[int | None]:
+    """The next token of each row; None where the scores are no numbers.
+
+    That happens to a row when fp16 overflows in it; the others go on.
 
     Args:
         logits: of shape (rows, vocabulary).
@@ -43,14 +45,15 @@ def choose(
         token_ids: all tokens of the row so far, prompt included.
     """
     logits = logits.float()
-    chosen = [0] * len(choosers)
+    chosen: list[int | None] = [None] * len(choosers)
     groups: dict[Sampling, list[int]] = defaultdict(list)
     for row, chooser in enumerate(choosers):
         groups[chooser.sampling].append(row)
     for sampling, rows in groups.items():
         scores = _unrepeated(logits[rows], sampling, [token_ids[row] for row in rows])
+        picked: list[int | None]
         if sampling.temperature == 0:
-            picked = scores.argmax(-1).tolist()
+            picked = _likeliest(scores)
         else:
             likelihoods = (scores / sampling.temperature).softmax(-1)
             picked = [
@@ -62,7 +65,16 @@ def choose(
     return chosen
 
 
-def _drawn(likelihoods: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+def _likeliest(scores: Tensor) -> list[int | None]:
+    tokens = scores.argmax(-1)
+    are_numbers = ~scores.gather(1, tokens[:, None]).squeeze(1).isnan()
+    return [
+        token if is_number else None
+        for token, is_number in zip(tokens.tolist(), are_numbers.tolist(), strict=True)
+    ]
+
+
+def _drawn(likelihoods: Tensor, sampling: Sampling, generator: torch.Generator) -> int | None:
     """One token of those that MIN_P and TOP_P leave.
 
     One random number decides, likeliest tokens first: where rounding lets one token more or less
@@ -70,6 +82,8 @@ def _drawn(likelihoods: Tensor, sampling: Sampling, generator: torch.Generator) 
     """
     enough = likelihoods >= sampling.min_p * likelihoods.max()
     tokens = enough.nonzero().squeeze(-1)
+    if not len(tokens):
+        return None  # not even the likeliest is as likely as itself: no numbers
     left, order = likelihoods[tokens].sort(descending=True, stable=True)
     up_to = left.cumsum(-1)
     if sampling.top_p < 1:

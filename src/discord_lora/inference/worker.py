@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from discord_lora.hardware import is_out_of_memory
 from discord_lora.inference.backend import Busy, GenerationFailed, Request, TooSlow
-from discord_lora.inference.batch import Answer, Batch
+from discord_lora.inference.batch import Answer, Batch, NoNumbersError
 from discord_lora.inference.prompts import Prompts, TextStream
 from discord_lora.inference.reply_text import ReplyText
 from discord_lora.inference.token_choice import Chooser
@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 Delivered = str | Exception | None
 """A piece of text, what went wrong, or None at the end."""
+
+PEACEFUL_STEPS = 2000
+"""After so many without an error one more answer at a time is tried, up to the setting."""
 
 SECONDS_TO_CLOSE = 30.0
 """A forward pass that is running cannot be interrupted; a long prompt takes seconds on a CPU."""
@@ -83,8 +86,11 @@ class Worker:
         self.batch = batch
         self.prompts = prompts
         self.most_running = most_running
+        """At a time: as many as the settings say, or fewer since memory last ran out."""
         self.counts = Counts()
         self._clock = clock
+        self._wished_running = most_running
+        self._steps_in_peace = 0
         self._line: WaitingLine[Ticket] = WaitingLine(most_waiting)
         self._running: list[Ticket] = []
         self._jobs: list[tuple[Callable[[], None], Future[None]]] = []
@@ -223,15 +229,26 @@ class Worker:
 
     def _step(self) -> None:
         try:
-            self.batch.step()
+            lost = self.batch.step()
         except Exception as error:
             if is_out_of_memory(error):
                 self._make_do(list(self._running), error)
             else:
                 self._fail(self._running, error)
             return
+        self._dare_more()
         for ticket in list(self._running):
-            self._tell(ticket)
+            if _writing(ticket).answer in lost:
+                self._lose(ticket)
+            else:
+                self._tell(ticket)
+
+    def _dare_more(self) -> None:
+        """What took the memory away may have let go of it."""
+        self._steps_in_peace += 1
+        if self.most_running < self._wished_running and self._steps_in_peace >= PEACEFUL_STEPS:
+            self.most_running += 1
+            self._steps_in_peace = 0
 
     def _tell(self, ticket: Ticket) -> None:
         """Hand out what the newest token brought, and end the answer if it was the last."""
@@ -268,6 +285,7 @@ class Worker:
         self.batch.caches.clear()
         self._abandon()
         self.most_running = max(1, len(tickets) // 2)
+        self._steps_in_peace = 0
         if len(tickets) == 1:
             if tickets[0].alone_in_vain:
                 self._fail(tickets, error)
@@ -279,6 +297,12 @@ class Worker:
         with self._wake:
             for ticket in reversed(tickets):
                 self._line.put_back(ticket)
+
+    def _lose(self, ticket: Ticket) -> None:
+        """One answer cannot go on; the others can, and nothing of it is kept."""
+        self.batch.drop(_writing(ticket).answer)
+        self._running.remove(ticket)
+        self._fail([ticket], NoNumbersError())
 
     def _fail(self, tickets: Iterable[Ticket], error: Exception) -> None:
         failed = list(tickets)
