@@ -29,7 +29,7 @@ EXAMPLES = """\
 
 In a sample the trained tokens are green; where there is no colour they stand in >> <<.
 Sections of the JSON: source, overview, authors, lengths, activity, channels, engagement, quality,
-content, duplicates, languages, private_data, findings; --json-keys lists every key."""
+content, duplicates, languages, private_data, learned, findings; --json-keys lists every key."""
 
 SETTINGS = (
     "training_data_path",
@@ -85,6 +85,7 @@ def main() -> int | None:
             settings.base_model,
             None if args.no_tokens else find_token_counter(settings.base_model, console),
             preparation,
+            tuple(args.paths) or (path,),
         )
         with console.status("measuring", spinner="line"):
             measures = measure.measure(columns, options)
@@ -128,7 +129,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--account", type=Path, metavar="FILE",
         help="prepare_training_data.py's account, unless it lies beside the data")  # fmt: skip
     add("--timezone", default="UTC", metavar="ZONE",
-        help="zone of hours and weekdays, such as Europe/Berlin (default: UTC)")  # fmt: skip
+        help="zone of days and hours, such as Europe/Berlin (default: UTC)")  # fmt: skip
     add(
         "--no-tokens", action="store_true", help="do not count tokens, which takes most of the time"
     )

@@ -28,7 +28,7 @@ analyze_training_data.py --explain ID shows how a quality score comes about."""
 
 ASKED = (
     "authors", "without_authors", "channels", "without_channels", "since", "until", "timezone",
-    "drop_near_duplicates", "min_quality", "best",
+    "drop_near_duplicates", "drop_private", "min_quality", "best",
 )  # fmt: skip
 
 
@@ -111,6 +111,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--min-quality", type=float, metavar="X", help="a quality score of X or more (0 to 100)")
     add("--drop-near-duplicates", action="store_true",
         help="of texts of six words or more that say nearly the same only the first")  # fmt: skip
+    add("--drop-private", action="store_true",
+        help="none that seems to hold an e-mail address, a number or a key")  # fmt: skip
     who = "names, user names or ids, with commas between them; may be given again"
     add("--authors", action="append", default=[], metavar="NAMES", help=f"only these: {who}")
     add("--without-authors", action="append", default=[], metavar="NAMES",

@@ -36,14 +36,26 @@ def chat(tmp_path):
     return write_chat(tmp_path / "chat.jsonl", 60)
 
 
-def test_help_answers_at_once_and_loads_nothing_heavy():
+def seconds_of(*arguments):
     began = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, check=True)
+    return time.perf_counter() - began
+
+
+def test_help_answers_at_once():
+    nothing, help_ = zip(
+        *((seconds_of("-c", "pass"), seconds_of(SCRIPT, "--help")) for _ in range(5)), strict=True
+    )
+    # 0.25 s where it was written, where a Python that does nothing took 0.02 s. A machine so
+    # busy or slow that this takes 0.07 s is given more time.
+    assert min(help_) < max(0.7, 10 * min(nothing))
+
+
+def test_help_loads_nothing_heavy():
     done = subprocess.run(
         [sys.executable, "-X", "importtime", SCRIPT, "--help"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    # 0.25 s where it was written; the rest is for a busy machine.
-    assert time.perf_counter() - began < 2
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not loaded & {"torch", "transformers", "polars", "numpy", "tokenizers"}
     assert "--json" in done.stdout
@@ -93,6 +105,7 @@ def test_exports_are_prepared_first_and_what_cleaning_dropped_is_told(
     source = json.loads(out.read_bytes())["source"]
     assert source["preparation"]["dropped"] == {"bot message": 1, "empty": 1}
     assert source["lines"] == source["messages"] == 18
+    assert source["files"] == [str(export)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "talk.json"]
 
 

@@ -17,7 +17,7 @@ from discord_lora.conversations.dataset import make_dataset
 from discord_lora.messages.prepare import PrepareOptions, prepare
 from discord_lora.messages.training_data import read_training_data, write_line
 from discord_lora.settings import Settings
-from fakes import chatter, contents, make_tokenizer
+from fakes import chatter, contents, make_tokenizer, say
 from run_scripts import ROOT, run_here, start, tiny_model_folder, write_chat
 
 WORDS = "we walked along the river until evening and nobody said much about".split()  # noqa: SIM905
@@ -152,7 +152,9 @@ def small(tmp_path):
 
 def test_ticks_in_the_csv_are_what_is_chosen(small, monkeypatch, capsys):
     assert not run_here(monkeypatch, SCRIPT, small, "--hand-pick", "20")
-    assert "the best 20 of 60 messages are written to" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "the best 20 of 60 messages are written to" in shown
+    assert "in Excel with Data > From Text/CSV" in shown
     ticks = small.with_name("chat.hand_pick.csv")
     with ticks.open(encoding="utf-8-sig", newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -165,6 +167,18 @@ def test_ticks_in_the_csv_are_what_is_chosen(small, monkeypatch, capsys):
     chosen = {message.id for message in read_training_data(out).messages if message.train}
     assert chosen == {row["key"].removeprefix("m") for row in rows[::3]}
     assert len(chosen) == 7
+
+
+def test_private_data_is_marked_or_removed(small, monkeypatch, capsys):
+    with small.open("ab") as stream:
+        write_line(stream, say("Ann", "write to ann@example.org", id="private", minute=70))
+    out = run(monkeypatch, small, "--drop-private")
+    assert shown_counts(capsys.readouterr().out)["left out: private data"] == 1
+    after = read_training_data(out).messages
+    assert [message.id for message in after if not message.train] == ["private"]
+    run(monkeypatch, small, "--drop-private", "--remove")
+    assert b"ann@example.org" not in out.read_bytes()
+    assert len(read_training_data(out).messages) == 60
 
 
 def test_in_place_keeps_each_earlier_state(small, monkeypatch, capsys):

@@ -61,6 +61,17 @@ def printable(text: str) -> str:
     return _OBEYED.sub(" ", text)
 
 
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `3.4 h`, `98.5 h`, `12 days`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 10 * 86_400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86_400:,.0f} days"
+
+
 def plainly(console: Console) -> Callable[[str], None]:
     """Print lines as they are: a name in brackets is no markup."""
     return lambda line: console.print(line, markup=False)

@@ -9,7 +9,8 @@ from rich.text import Text
 
 from discord_lora.analysis.plan.disk import Room
 from discord_lora.analysis.plan.night import RunTime
-from discord_lora.analysis.plan.plan_page import duration, parts_of
+from discord_lora.analysis.plan.plan_page import parts_of
+from discord_lora.console import duration
 from discord_lora.hardware import Hardware
 
 LABEL_WIDTH = 11

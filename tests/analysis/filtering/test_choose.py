@@ -160,16 +160,18 @@ CRITERIA = st.builds(
     since=st.sampled_from([None, "2026-03-02T18:10"]),
     until=st.sampled_from([None, "2026-03-02T18:30"]),
     drop_near_duplicates=st.booleans(),
+    drop_private=st.booleans(),
     min_quality=st.sampled_from([None, 0.0, 35.0, 60.0]),
     picked=st.sampled_from([None, frozenset(f"m{n}" for n in range(0, 50, 3))]),
     best=st.sampled_from([None, 1, 5, 100]),
 )
+OWN = {0: LONG, 3: "write to ann@example.org"}
 TALK = [
     replace(
         message,
         channel_id="tea" if number % 5 else "chess",
         channel="tea" if number % 5 else "chess",
-        content=LONG if number % 7 == 0 else message.content,
+        content=OWN.get(number % 7, message.content),
         train=number % 6 != 1,
     )
     for number, message in enumerate(chatter(50))
@@ -208,6 +210,7 @@ def fits(message, criteria):
         and message.author not in criteria.without_authors
         and (not criteria.channels or message.channel in criteria.channels)
         and message.channel not in criteria.without_channels
+        and not (criteria.drop_private and "@" in message.content)
         and (criteria.since is None or minute >= 10)
         and (criteria.until is None or minute <= 30)
         and (criteria.min_quality is None or score >= criteria.min_quality)

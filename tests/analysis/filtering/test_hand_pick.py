@@ -125,6 +125,35 @@ def test_an_id_survives_a_spreadsheet_that_rounds_numbers(tmp_path):
     assert read_ticks(path, pl.Series(SNOWFLAKES)) == set(SNOWFLAKES)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "cp1252"])
+def test_what_excel_saves_where_semicolons_part_the_cells_is_read(tmp_path, encoding):
+    talk = [
+        say("Zoë", 'so she said "no; never", and went\nhome', id=SNOWFLAKES[0]),
+        say("Łukasz", "a;b", id=SNOWFLAKES[1], minute=1),
+        say("Bob", "—", id=SNOWFLAKES[2], minute=2),
+    ]
+    path = written(tmp_path, talk)
+    rows = cells(path)
+    rows[0]["keep"], rows[2]["keep"] = "x", "X"
+    save(path, rows, encoding=encoding, delimiter=";")
+    assert path.read_bytes().split(b"keep")[1].startswith(b";key;quality;")
+    assert read_ticks(path, pl.Series(SNOWFLAKES)) == {SNOWFLAKES[0], SNOWFLAKES[2]}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "cp1252"])
+def test_what_a_double_click_left_in_one_column_is_recognised(tmp_path, encoding):
+    path = written(tmp_path, chatter(3))
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    # Excel unquotes what it takes for the first cell, and saves all as that cell; ticked beside it.
+    columns = [line.split('"', 2)[1] + line.split('"', 2)[2] for line in lines]
+    cell = [it.replace('"', '""') for it in columns]
+    saved = [f'"{it}";{"x" if n else ""}' for n, it in enumerate(cell)]
+    assert saved[0].startswith('"keep,""key"",""quality"",')
+    path.write_text("\r\n".join(saved), encoding=encoding, newline="")
+    with pytest.raises(UserError, match=r"each row in one cell.*Data > From Text/CSV"):
+        read_ticks(path, pl.Series(["m0", "m1", "m2"]))
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -23,7 +23,7 @@ from discord_lora.analysis.plan.night import (
     workday,
 )
 from discord_lora.analysis.plan.plan_options import seconds_allowed
-from discord_lora.analysis.plan.plan_page import duration, show_plan
+from discord_lora.analysis.plan.plan_page import show_plan
 from discord_lora.analysis.plan.strategies import (
     ONE_EPOCH,
     classic_seconds,
@@ -32,7 +32,7 @@ from discord_lora.analysis.plan.strategies import (
 )
 from discord_lora.analysis.plan.time_model import TimeModel, Work, fit, modelled
 from discord_lora.analysis.plan.timings import Timing, add_timing, deciding, newest_timing
-from discord_lora.console import UserError, make_console
+from discord_lora.console import UserError, duration, make_console
 from discord_lora.settings import load_settings
 
 SETTINGS = load_settings(env_file=None)
@@ -276,11 +276,12 @@ def test_what_is_no_deadline_is_said(ready_by, hours):
 
 
 def test_durations_read_like_people_say_them():
-    assert [duration(s) for s in (42, 700, 12_345, 354_420)] == [
+    assert [duration(s) for s in (42, 700, 12_345, 354_420, 10**6)] == [
         "42 s",
         "12 min",
         "3.4 h",
         "98.5 h",
+        "12 days",
     ]
 
 

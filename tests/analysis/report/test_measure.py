@@ -99,10 +99,11 @@ def test_time_and_channels(data):
     assert report.activity.weekdays == [days[day] for day in range(7)]
     assert {it.month: it.messages for it in report.activity.months if it.messages} == months
     overview = report.overview
-    assert datetime.fromisoformat(overview.first) == min(times)
-    assert datetime.fromisoformat(overview.last) == max(times)
-    assert overview.days == (max(times).date() - min(times).date()).days + 1
-    assert overview.active_days == len({moment.date() for moment in times})
+    for text, moment in ((overview.first, min(local)), (overview.last, max(local))):
+        said = datetime.fromisoformat(text)
+        assert (said, said.utcoffset()) == (moment, moment.utcoffset())
+    assert overview.days == (max(local).date() - min(local).date()).days + 1
+    assert overview.active_days == len({moment.date() for moment in local})
     channels = Counter(row["channel_id"] for row in rows)
     assert {it.id: it.messages for it in report.channels} == channels
     for channel in report.channels[:5]:
@@ -187,7 +188,8 @@ def test_the_json_has_exactly_the_documented_keys():
                     yield from paths(item, path + ".")
 
     free = {"source.dropped", "source.preparation.dropped", "quality.mean_parts",
-            "languages.messages", "languages.shares", "private_data.kinds"}  # fmt: skip
+            "languages.messages", "languages.shares", "private_data.kinds",
+            "learned.private_data.kinds"}  # fmt: skip
     report = report_on(
         *chatter(60), say("Eve", "one two three four five six seven", id="a", minute=99),
         say("Eve", "one two three four five six seven", id="b", minute=100),
@@ -277,14 +279,17 @@ def test_all_sums_by_hand_of_a_small_talk():
         say("Ada", "!play song", id="3", minute=2),
         say("Cy", "😂", id="4", minute=3),
         say("Cy", "mail me: cy@example.org", id="5", minute=90, is_bot=True, train=False),
+        say("Bob", "bob@example.org", id="6", minute=91, is_bot=True),
     ]
     report = report_on(*messages)
     content = report.content
     assert (content.with_link.messages, content.link_only.messages) == (1, 1)
     assert (content.commands.messages, content.without_words.messages) == (1, 1)
     assert content.questions.messages == 1
-    assert report.private_data.kinds["email"] == report.private_data.any.messages == 1
-    assert (report.overview.by_bots, report.overview.learned) == (1, 4)
+    assert report.private_data.kinds["email"] == report.private_data.any.messages == 2
+    assert (report.overview.by_bots, report.overview.learned) == (2, 5)
+    assert report.learned.private_data.kinds["email"] == report.learned.by_bots == 1
+    assert (report.learned.noise.messages, report.learned.noise.share) == (2, 2 / 5)
     assert report.overview.conversations == 2
     assert report.engagement.first_reply_seconds.median == 60
     counts = defaultdict(int)

@@ -13,7 +13,7 @@ from discord_lora.analysis.report.columns import MessageColumns, columns_of
 from discord_lora.analysis.report.duplicates import _signatures, find_duplicates
 from discord_lora.analysis.report.languages import UNCLEAR, languages_of, share_languages
 from discord_lora.analysis.report.measure import Options, measure
-from discord_lora.analysis.report.private_data import KINDS, count_private_data
+from discord_lora.analysis.report.private_data import KINDS, find_private_data
 from discord_lora.analysis.report.quality import WEIGHTS
 from discord_lora.analysis.report.words import read_words
 from fakes import say
@@ -85,6 +85,18 @@ def test_near_repeats_are_found_and_short_or_different_texts_are_not():
     assert found.first.tolist() == [True, False, True, True, True, False]
 
 
+def test_among_some_messages_only_those_are_copies():
+    paste = "did you ever hear the tragedy of darth plagueis the wise i thought not"
+    found = duplicates_of(paste, "hi", paste, f"{paste} lol", "hi")
+    some = found.among(np.array([False, True, True, True, False]))
+    assert some.copies.tolist() == [1, 1, 1]
+    assert some.near_copies.tolist() == [1, 2, 2]
+    assert some.first.tolist() == [True, True, False]
+    assert some.first_exact.tolist() == [True, True, True]
+    everything = found.among(np.ones(5, np.bool_))
+    assert everything.first.tolist() == [True, True, False, False, False]
+
+
 def jaccard(one, other):
     first, second = (set(pairwise(text.split())) for text in (one, other))
     return len(first & second) / len(first | second)
@@ -135,8 +147,8 @@ def test_what_is_no_talk_is_at_the_bottom_and_wit_is_not():
 
 def test_pasting_the_same_again_lowers_the_score():
     paste = "buy my new album now it is the best album of the whole year"
-    once, *many = scores_of(paste, "anything else"), *scores_of(*[paste] * 8)
-    assert once[0] > 2 * many[0]
+    first, *again = scores_of(*[paste] * 8)
+    assert first > 2 * max(again)
     fresh, spam = scores_of("some quite new words here", "spam spam spam spam spam")
     assert fresh > 2 * spam
 
@@ -176,19 +188,19 @@ HARMLESS = [
 
 @pytest.mark.parametrize(("kind", "text"), [(k, t) for k, all_ in PRIVATE.items() for t in all_])
 def test_private_data_is_found(kind, text):
-    counts = count_private_data(texts(text, "nothing here"))
-    assert counts[kind] == counts["any"] == 1
+    found = find_private_data(texts("nothing here", text, "nothing"))
+    assert found[kind].tolist() == found["any"].tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("text", HARMLESS)
 def test_what_only_looks_a_little_like_it_is_not(text):
-    assert count_private_data(texts(text))["any"] == 0
+    assert not find_private_data(texts(text))["any"].any()
 
 
-def test_a_message_counts_once_a_kind():
-    counts = count_private_data(texts("a@example.org b@example.org 10.0.0.1"))
-    assert (counts["email"], counts["ip_address"], counts["any"]) == (1, 1, 1)
-    assert counts.keys() == {*KINDS, "any"}
+def test_a_message_may_hold_several_kinds():
+    found = find_private_data(texts("a@example.org b@example.org 10.0.0.1"))
+    assert {kind for kind, mask in found.items() if mask[0]} == {"email", "ip_address", "any"}
+    assert found.keys() == {*KINDS, "any"}
 
 
 # --- languages --------------------------------------------------------------------------------

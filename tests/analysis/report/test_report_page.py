@@ -13,7 +13,7 @@ from discord_lora.analysis.report.columns import MessageColumns, columns_of
 from discord_lora.analysis.report.data_report import as_json
 from discord_lora.analysis.report.explain import explain
 from discord_lora.analysis.report.measure import Options, make_report, measure
-from discord_lora.analysis.report.report_page import WIDTH, duration, print_page
+from discord_lora.analysis.report.report_page import WIDTH, print_page
 from discord_lora.console import UserError
 from fakes import chatter, say
 
@@ -129,11 +129,3 @@ def test_explain_shows_each_part_with_its_facts():
     assert text.endswith(f"= {found.score:.1f}")
     with pytest.raises(UserError, match="no message has the id nope"):
         explain(measures, "nope")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(14, "14 s"), (119, "119 s"), (120, "2.0 min"), (9_000, "2.5 h"), (10**6, "12 days")],
-)
-def test_durations(seconds, text):
-    assert duration(seconds) == text

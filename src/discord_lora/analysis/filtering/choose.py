@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from discord_lora.analysis.report.duplicates import FEWEST_WORDS
+from discord_lora.analysis.report.duplicates import FEWEST_WORDS, first_of_each
 from discord_lora.analysis.report.measure import Measures
+from discord_lora.analysis.report.private_data import find_private_data
 from discord_lora.console import UserError
 from discord_lora.messages.find_named import Named, find_named
 from discord_lora.messages.timestamps import to_microseconds
@@ -34,6 +35,7 @@ class Criteria:
     until: str | None = None
     timezone: str = "UTC"
     """Of `since` and `until`, where they do not name one."""
+    drop_private: bool = False
     drop_near_duplicates: bool = False
     min_quality: float | None = None
     picked: frozenset[str] | None = None
@@ -250,6 +252,9 @@ def _in_utc(moment: datetime, zone: str) -> int:
 
 def _by_worth(measures: Measures, criteria: Criteria) -> list[Step]:
     steps: list[Step] = []
+    if criteria.drop_private:
+        private = find_private_data(measures.frame["content"])["any"]
+        steps.append(("private data", _always(~private)))
     if criteria.drop_near_duplicates:
         steps.append(("near duplicates", lambda left: _first_of_each(measures, left)))
     if criteria.min_quality is not None:
@@ -266,8 +271,8 @@ def _by_worth(measures: Measures, criteria: Criteria) -> list[Step]:
 def _first_of_each(measures: Measures, left: Mask) -> Mask:
     """Of long texts that say nearly the same the first that is left; short ones are no copies."""
     rows = np.flatnonzero(left)
-    _, first = np.unique(measures.duplicates.group[rows], return_index=True)
-    return (measures.words.counts < FEWEST_WORDS) | _only(rows[first], len(left))
+    first = rows[first_of_each(measures.duplicates.group[rows])]
+    return (measures.words.counts < FEWEST_WORDS) | _only(first, len(left))
 
 
 def _ticked(ids: pl.Series, picked: frozenset[str]) -> Mask:

@@ -39,8 +39,8 @@ def print_hand_pick(console: Console, path: Path, ticks: Path, count: int, among
     """Print what to do with the CSV of --hand-pick."""
     for line in (
         f"the best {count:,} of {among:,} messages are written to {ticks}",
-        "Open it in a spreadsheet, write an x into keep where a message is worth learning from,",
-        "save it as CSV, then:",
+        "Open it in a spreadsheet (in Excel with Data > From Text/CSV, the comma as delimiter),",
+        "write an x into keep where a message is worth learning from, save it as CSV, then:",
         f"  python scripts/filter_training_data.py {path} --picked {ticks}",
     ):
         console.print(line, markup=False)

@@ -34,6 +34,8 @@ _YES = {
 }  # fmt: skip
 _NO = {"", "0", "0.0", "0,0", "n", "no", "nein", "false", "falsch", "faux", "non", "não", "-", "☐"}
 _MOST_NAMED = 3
+_ONE_CELL = re.compile(r'"?keep"?,"?key\b')
+"""The first line where a spreadsheet has not parted it."""
 
 Whole = npt.NDArray[np.int64]
 
@@ -82,6 +84,12 @@ def read_ticks(path: Path, ids: pl.Series) -> frozenset[str]:
             f"--picked: {path} cannot be read: {reason}. Close it in the spreadsheet, or name "
             "the CSV that --hand-pick wrote."
         ) from None
+    if rows and any(_ONE_CELL.match(name) for name in rows[0].cells):
+        raise UserError(
+            f"--picked: {path} has each row in one cell, as a double click opens it where "
+            "spreadsheets part cells by semicolons. Write it anew with --hand-pick, open it in "
+            "Excel with Data > From Text/CSV and the comma as delimiter, and tick there."
+        )
     if not rows or not {"keep", "key"} <= rows[0].cells.keys():
         raise UserError(
             f"--picked: {path} has no columns `keep` and `key` with rows below them; name the CSV "

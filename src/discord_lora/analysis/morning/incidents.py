@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from discord_lora.analysis.morning.outcome import State, clock
 from discord_lora.analysis.morning.sittings import Event, Sitting, text, time_of
-from discord_lora.analysis.plan.plan_page import duration
+from discord_lora.console import duration
 
 CUT_OFF = "The process ended without a word: a power cut, or it was killed."
 

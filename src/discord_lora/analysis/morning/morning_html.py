@@ -14,7 +14,7 @@ from discord_lora.analysis.morning.morning_page import (
 )
 from discord_lora.analysis.morning.morning_report import MorningReport, Question, read_report
 from discord_lora.analysis.morning.outcome import State, clock
-from discord_lora.analysis.plan.plan_page import duration
+from discord_lora.console import duration
 from discord_lora.messages.output import write_whole
 from discord_lora.pages.charts import LineChart, line_chart
 from discord_lora.pages.render import render_page

@@ -10,8 +10,7 @@ from rich.text import Text
 
 from discord_lora.analysis.morning.morning_report import Compared, MorningReport, Question
 from discord_lora.analysis.morning.outcome import clock
-from discord_lora.analysis.plan.plan_page import duration
-from discord_lora.console import printable
+from discord_lora.console import duration, printable
 
 Item = TypeVar("Item")
 

@@ -12,7 +12,7 @@ from discord_lora.analysis.morning.sittings import (
     time_of,
     working_seconds,
 )
-from discord_lora.analysis.plan.plan_page import duration
+from discord_lora.console import duration
 
 State = Literal["starting", "running", "silent", "finished", "stopped", "failed"]
 

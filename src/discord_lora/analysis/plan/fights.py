@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from discord_lora.analysis.plan.night import RunTime, ends_of
-from discord_lora.analysis.plan.plan_page import duration
 from discord_lora.analysis.plan.strategies import learning_rate_for, rate_factor_for
+from discord_lora.console import duration
 from discord_lora.settings import Settings
 
 UNUSUAL_RATE = 4.0

@@ -12,6 +12,7 @@ from discord_lora.analysis.plan.memory import RESERVE_BYTES
 from discord_lora.analysis.plan.night import Deadline, NightPlan, RunTime
 from discord_lora.analysis.plan.strategies import ONE_EPOCH, Strategy
 from discord_lora.analysis.plan.time_model import BANDS
+from discord_lora.console import duration
 from discord_lora.settings import Settings
 
 WORDS = {
@@ -23,15 +24,6 @@ WORDS = {
     "workspace": "layers unpacked at work",
     "context": "CUDA, or the process itself",
 }
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3.4 h`, `98.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def show_plan(

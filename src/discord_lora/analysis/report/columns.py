@@ -84,7 +84,6 @@ class MessageColumns:
     frame: pl.DataFrame
     account: TrainingData = field(default_factory=TrainingData)
     ready: pl.Series | None = None
-    files: tuple[Path, ...] = ()
     records: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
 
@@ -118,7 +117,6 @@ def read_columns(
     if not len(columns.frame):
         refuse_nothing_readable(columns.account, path)
     columns.account.warnings.extend(context.what_was_made_up(str(path)))
-    columns.files = (path,)
     return columns
 
 

@@ -33,7 +33,7 @@ class Distribution:
 @dataclass(frozen=True)
 class Part:
     messages: Annotated[int, "messages that are so"]
-    share: Annotated[float, "of all messages"]
+    share: Annotated[float, "of all messages; under learned of those"]
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class Overview:
     conversations: Annotated[int, "as training groups them"]
     channels: Annotated[int, "channels and threads"]
     authors: Annotated[int, "people, by id"]
-    first: Annotated[str | None, "ISO 8601 in UTC; null when no message has a time"]
-    last: Annotated[str | None, "ISO 8601 in UTC"]
-    days: Annotated[int | None, "calendar days from the first to the last, both counted"]
+    first: Annotated[str | None, "ISO 8601 in --timezone; null when no message has a time"]
+    last: Annotated[str | None, "ISO 8601 in --timezone"]
+    days: Annotated[int | None, "calendar days there from the first to the last, both counted"]
     active_days: Annotated[int | None, "of them with a message"]
     without_time: Annotated[int, "messages whose time had to be made up"]
 
@@ -78,7 +78,7 @@ class Author:
     id: Annotated[str, "author_id"]
     name: Annotated[str, "the name shown"]
     messages: Annotated[int, "messages by this author"]
-    share: Annotated[float, "of all messages"]
+    share: Annotated[float, "of all messages; under learned of those"]
     median_characters: Annotated[int, "median length of them"]
     mean_quality: Annotated[float, "mean quality score of them"]
 
@@ -197,6 +197,18 @@ class PrivateData:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """What is learned from, looked at alone: context is read and never imitated."""
+
+    by_bots: Annotated[int, "messages by bots"]
+    noise: Annotated[Part, "links alone, bot commands, (near) repeats of six words and more"]
+    authors: Annotated[Authors, "who wrote them"]
+    content: Annotated[Content, "what they consist of"]
+    duplicates: Annotated[Duplicates, "texts that stand among them more than once"]
+    private_data: Annotated[PrivateData, "counts of private data in them"]
+
+
+@dataclass(frozen=True)
 class Finding:
     key: Annotated[str, "stable name of the finding"]
     level: Annotated[Literal["good", "advice", "warning"], "good, advice or warning"]
@@ -219,6 +231,10 @@ class DataReport:
     duplicates: Annotated[Duplicates, "texts that stand there more than once"]
     languages: Annotated[Languages, "languages"]
     private_data: Annotated[PrivateData, "counts of private data, never the data"]
+    learned: Annotated[
+        Learned | None,
+        "the messages to learn from alone, on which the findings stand; null when there are none",
+    ]
     findings: Annotated[list[Finding], "what should change what you do, the gravest first"]
 
 

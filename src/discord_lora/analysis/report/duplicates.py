@@ -31,6 +31,7 @@ COPYPASTA_WORDS = 12
 COPYPASTA_COPIES = 3
 
 Whole = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,44 @@ class Duplicates:
 
     copies: Whole
     near_copies: Whole
+    text: Whole
+    """Messages with the same text have the same number here."""
+
     group: Whole
     """Messages with nearly the same text have the same number here."""
 
-    first: npt.NDArray[np.bool_]
+    first: Mask
     """The first message of its group; the others are what dropping near repeats would drop."""
 
-    first_exact: npt.NDArray[np.bool_]
+    first_exact: Mask
     """The first message with exactly this text."""
+
+    def among(self, rows: Mask) -> "Duplicates":
+        """As if the messages in `rows` were all there are; one entry each."""
+        if rows.all():
+            return self
+        text, group = self.text[rows], self.group[rows]
+        return Duplicates(
+            copies=_sizes(text),
+            near_copies=_sizes(group),
+            text=text,
+            group=group,
+            first=first_of_each(group),
+            first_exact=first_of_each(text),
+        )
+
+
+def first_of_each(labels: Whole) -> Mask:
+    """Which entries have a label that none before them has."""
+    first = np.zeros(len(labels), np.bool_)
+    first[np.unique(labels, return_index=True)[1]] = True
+    return first
+
+
+def _sizes(labels: Whole) -> Whole:
+    """For each entry how many have its label."""
+    _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    return counts[place].astype(np.int64)
 
 
 def find_duplicates(content: pl.Series, words: Words) -> Duplicates:
@@ -59,14 +90,16 @@ def find_duplicates(content: pl.Series, words: Words) -> Duplicates:
     long = np.sort(first[words.counts[first] >= FEWEST_WORDS])
     group_of_text = np.arange(len(content))
     group_of_text[long] = long[_group(_signatures(words, long))]
-    group = group_of_text[first[text_of]]
+    text = first[text_of]
+    group = group_of_text[text]
     sizes = np.bincount(group, minlength=len(content))
     return Duplicates(
         copies=copies[text_of].astype(np.int64),
         near_copies=sizes[group].astype(np.int64),
+        text=text,
         group=group,
         first=group == np.arange(len(content)),
-        first_exact=first[text_of] == np.arange(len(content)),
+        first_exact=text == np.arange(len(content)),
     )
 
 

@@ -43,6 +43,7 @@ def explain(measures: Measures, message_id: str) -> Explanation:
     talk, letters = measures.words.talk_characters[row], measures.words.letters[row]
     duplicates, replies = measures.duplicates, measures.engagement.replies
     bits = measures.words.surprise_bits()[row]
+    repeated = duplicates.near_copies[row] > 1
     return Explanation(
         id=message_id,
         author=str(message["author"]),
@@ -55,7 +56,8 @@ def explain(measures: Measures, message_id: str) -> Explanation:
             "length": f"{len(text):,} characters",
             "information": f"{bits:.0f} bits of surprise in {words:,} words",
             "originality": f"the text is there {duplicates.copies[row]:,} times, "
-            f"nearly the same {duplicates.near_copies[row]:,} times",
+            f"nearly the same {duplicates.near_copies[row]:,} times"
+            + (", and this is the first" if repeated and duplicates.first[row] else ""),
             "own_words": f"{talk:,} of {len(text):,} characters are talk, {letters:,} of them "
             "letters",
             "engagement": f"{message['reactions']:,} reactions, {replies[row]:,} replies",

@@ -2,7 +2,14 @@
 
 from collections.abc import Iterator
 
-from discord_lora.analysis.report.data_report import DataReport, Finding
+from discord_lora.analysis.report.data_report import (
+    Authors,
+    Content,
+    DataReport,
+    Duplicates,
+    Finding,
+    Learned,
+)
 
 _GRAVITY = {"warning": 0, "advice": 1, "good": 2}
 LITTLE, SOME = 500, 2_000
@@ -12,15 +19,23 @@ DOMINANT = 0.5
 _NOISE = 0.05
 _FILTERED_NOISE = 0.015
 _FILTERED_SHORT = 0.10
+_FEWEST_CLEAR, _FEWEST_OF_ONE = 50, 20
+"""Messages that show a language, and of a single language, below which nothing is said of it."""
+
+_FIRST_REPLIES = "2020-11"
+"""When Discord began to have replies."""
 
 
 def find(report: DataReport) -> list[Finding]:
-    """Everything worth saying, the gravest first."""
+    """Everything worth saying, the gravest first.
+
+    What stands in the messages is judged of those to learn from alone (`report.learned`): what a
+    filter has made context is read and never imitated, and needs no advice any more.
+    """
     found = [
         *_amount(report),
         *_authors(report),
         *_noise(report),
-        *_repeats(report),
         *_talk(report),
         *_languages(report),
         *_privacy(report),
@@ -38,10 +53,10 @@ def percent(share: float) -> str:
     )
 
 
-def noise_share(report: DataReport) -> float:
-    """The share of messages that teach nothing about talking: links alone, commands, repeats."""
-    content, repeats = report.content, report.duplicates
-    return content.link_only.share + content.commands.share + repeats.near_repeats.share
+def _whose(report: DataReport) -> str:
+    """Behind a share of what is learned from, where there is more than that."""
+    overview = report.overview
+    return "" if overview.learned == overview.messages else " of the messages to learn from"
 
 
 def _amount(report: DataReport) -> Iterator[Finding]:
@@ -65,88 +80,118 @@ def _amount(report: DataReport) -> Iterator[Finding]:
             f"{context:,} of {report.overview.messages:,} messages are context only (train: "
             "false): they are read and never imitated. If that is not meant, prepare anew.",
         )  # fmt: skip
-    if report.overview.by_bots:
+    if report.learned and report.learned.by_bots:
         yield Finding(
-            "bots", "advice", report.overview.by_bots,
-            f"{report.overview.by_bots:,} messages are by bots. Unless they are context only, the "
-            "model learns to talk like them: prepare without --skip bots.",
+            "bots", "advice", report.learned.by_bots,
+            f"{report.learned.by_bots:,} messages to learn from are by bots, so the model learns "
+            "to talk like them. prepare_training_data.py drops what bots say.",
         )  # fmt: skip
 
 
 def _authors(report: DataReport) -> Iterator[Finding]:
-    authors = report.authors
-    first = authors.top[0]
-    if authors.count == 1:
+    if report.authors.count == 1:
         yield Finding(
             "one_author", "warning", 1,
-            f"Everything is by one author, {first.name}: there is nobody to answer, so the model "
-            "learns to talk and not to reply. Export the channels as the others see them, too.",
+            f"Everything is by one author, {report.authors.top[0].name}: there is nobody to "
+            "answer, so the model learns to talk and not to reply. Export the channels as the "
+            "others see them, too.",
         )  # fmt: skip
-    elif authors.top1_share >= DOMINANT:
+    elif report.learned:
+        yield from _concentration(report.learned.authors, _whose(report))
+
+
+def _concentration(authors: Authors, whose: str) -> Iterator[Finding]:
+    name = authors.top[0].name
+    if authors.top1_share >= DOMINANT:
         yield Finding(
             "dominant_author", "advice", authors.top1_share,
-            f"One author, {first.name}, wrote {percent(authors.top1_share)}. PERSONA="
-            f"{first.name} clones them; without it the server's voice is mostly theirs.",
+            f"One author, {name}, wrote {percent(authors.top1_share)}{whose}. PERSONA={name} "
+            "clones them; without it the server's voice is mostly theirs.",
         )  # fmt: skip
     elif authors.count > 10 and authors.top5_share >= DOMINANT:
         yield Finding(
             "few_authors", "advice", authors.top5_share,
-            f"Five of {authors.count:,} people wrote {percent(authors.top5_share)}: the server's "
-            f"voice will be mostly theirs (as varied as {authors.effective:.0f} equally active "
-            "people).",
+            f"Five of {authors.count:,} people wrote {percent(authors.top5_share)}{whose}: the "
+            f"server's voice will be mostly theirs (as varied as {authors.effective:.0f} equally "
+            "active people).",
         )  # fmt: skip
 
 
 def _noise(report: DataReport) -> Iterator[Finding]:
-    content, noise = report.content, noise_share(report)
+    if report.learned is None:
+        return
+    whose = _whose(report)
+    pieces = [
+        *_links_and_commands(report.learned.content, whose),
+        *_repeats(report.learned.duplicates, whose),
+    ]
+    yield from pieces
+    yield _noise_in_all(report.learned, whose, advised=bool(pieces))
+
+
+def _links_and_commands(content: Content, whose: str) -> Iterator[Finding]:
     if content.link_only.share >= 0.02:
         yield Finding(
             "link_only", "advice", content.link_only.share,
-            f"{percent(content.link_only.share)} are link-only: they teach posting links without "
-            "a word. Leave them out, or prepare with --drop-links.",
+            f"{percent(content.link_only.share)}{whose} are link-only: they teach posting links "
+            "without a word. Leave them out, or prepare with --drop-links.",
         )  # fmt: skip
     if content.commands.share >= 0.01:
         yield Finding(
             "commands", "advice", content.commands.share,
-            f"{percent(content.commands.share)} look like bot commands (!play): the bot would "
-            "give them, too. Prepare with the prefixes of your bots (--command-prefixes).",
-        )  # fmt: skip
-    if noise <= _FILTERED_NOISE and content.up_to_three_words.share <= _FILTERED_SHORT:
-        yield Finding(
-            "filtered_already", "good", noise,
-            f"Your data looks filtered already ({percent(noise)} links alone, commands or repeats, "
-            f"{percent(content.up_to_three_words.share)} of up to three words): use all of it and "
-            "do not filter further.",
-        )  # fmt: skip
-    elif noise <= _NOISE:
-        yield Finding(
-            "clean", "good", noise,
-            f"There is little to filter: {percent(noise)} are links alone, commands or repeats. "
-            "Short messages are part of how people talk here: keep them.",
-        )  # fmt: skip
-    else:
-        yield Finding(
-            "noisy", "advice", noise,
-            f"{percent(noise)} are links alone, commands or repeats: training without them is "
-            "shorter and better (filter_training_data.py --min-quality 20).",
+            f"{percent(content.commands.share)}{whose} look like bot commands (!play): the bot "
+            "would give them, too. Prepare with the prefixes of your bots (--command-prefixes).",
         )  # fmt: skip
 
 
-def _repeats(report: DataReport) -> Iterator[Finding]:
-    repeats = report.duplicates
+def _repeats(repeats: Duplicates, whose: str) -> Iterator[Finding]:
     if repeats.near_repeats.share >= 0.02:
+        of = whose or " of the messages"
         yield Finding(
             "near_repeats", "advice", repeats.near_repeats.share,
-            f"{percent(repeats.near_repeats.share)} of the messages say (nearly) word for word "
-            "what an earlier one said: those sentences will be recited. Keep one of each: "
+            f"{percent(repeats.near_repeats.share)}{of} say (nearly) word for word what an "
+            "earlier one said: those sentences will be recited. Keep one of each: "
             "filter_training_data.py --drop-near-duplicates.",
         )  # fmt: skip
     if repeats.copypasta.share >= 0.005:
         yield Finding(
             "copypasta", "advice", repeats.copypasta.share,
             f"{repeats.copypasta.messages:,} messages are copies of {repeats.copypasta_texts:,} "
-            "long texts (copypasta, rules, bot notices): keep one of each.",
+            "long texts (copypasta, rules, bot notices): keep one of each "
+            "(filter_training_data.py --drop-near-duplicates).",
         )  # fmt: skip
+
+
+def _noise_in_all(learned: Learned, whose: str, *, advised: bool) -> Finding:
+    """What to do about all of it; `advised`: there is advice about some of it already."""
+    noise, short = learned.noise.share, learned.content.up_to_three_words.share
+    if not advised and noise <= _FILTERED_NOISE and short <= _FILTERED_SHORT:
+        return Finding(
+            "filtered_already", "good", noise,
+            f"Your data looks filtered already ({percent(noise)} links alone, commands or repeats, "
+            f"{percent(short)} of up to three words): use all of it and do not filter further.",
+        )  # fmt: skip
+    if noise <= _NOISE:
+        return Finding(
+            "clean", "good", noise,
+            f"There is little to filter: {percent(noise)}{whose} are links alone, commands or "
+            "repeats. Short messages are part of how people talk here: keep them.",
+        )  # fmt: skip
+    return Finding(
+        "noisy", "advice", noise,
+        f"{percent(noise)}{whose} are links alone, commands or repeats: training without them is "
+        f"shorter and better (filter_training_data.py {_filter_options(learned)}).",
+    )  # fmt: skip
+
+
+def _filter_options(learned: Learned) -> str:
+    """What leaves the noise out. Links alone and commands have a score of 0, repeats do not."""
+    without_words = learned.content.link_only.share + learned.content.commands.share
+    options = {
+        "--min-quality 20": without_words,
+        "--drop-near-duplicates": learned.duplicates.near_repeats.share,
+    }
+    return " ".join(option for option, share in options.items() if share > _FILTERED_NOISE)
 
 
 def _talk(report: DataReport) -> Iterator[Finding]:
@@ -160,11 +205,12 @@ def _talk(report: DataReport) -> Iterator[Finding]:
             "CONVERSATION_GAP_MINUTES.",
         )  # fmt: skip
     crowded = any(channel.authors > 2 for channel in report.channels)
-    if crowded and not talk.replies.messages and not report.source.ready_conversations:
+    could_reply = overview.last is not None and overview.last >= _FIRST_REPLIES
+    if crowded and could_reply and not talk.replies.messages:
         yield Finding(
             "no_replies", "advice", 0,
             "No message is marked as a reply: who answers whom is guessed from names and silence. "
-            "An export as JSON has the replies.",
+            "A new export as JSON has the replies, which Discord knows since November 2020.",
         )  # fmt: skip
     long = report.lengths.tokens
     if long is not None and long.p99 > 512:
@@ -176,7 +222,11 @@ def _talk(report: DataReport) -> Iterator[Finding]:
 
 
 def _languages(report: DataReport) -> Iterator[Finding]:
-    ranked = sorted(report.languages.shares.items(), key=lambda item: -item[1])
+    messages, shares = report.languages.messages, report.languages.shares
+    if sum(messages[code] for code in shares) < _FEWEST_CLEAR:
+        return
+    known = [(code, share) for code, share in shares.items() if messages[code] >= _FEWEST_OF_ONE]
+    ranked = sorted(known, key=lambda item: -item[1])
     if len(ranked) > 1 and ranked[1][1] >= 0.05:
         shown = ", ".join(f"{code} {percent(share)}" for code, share in ranked[:4])
         yield Finding(
@@ -193,8 +243,8 @@ def _languages(report: DataReport) -> Iterator[Finding]:
 
 
 def _privacy(report: DataReport) -> Iterator[Finding]:
-    private = report.private_data
-    if private.any.messages:
+    private = report.learned and report.learned.private_data
+    if private and private.any.messages:
         kinds = ", ".join(
             f"{kind.replace('_', ' ')} {count:,}" for kind, count in private.kinds.items() if count
         )
@@ -202,8 +252,9 @@ def _privacy(report: DataReport) -> Iterator[Finding]:
         yield Finding(
             "private_data", "warning" if secret or private.kinds["password"] else "advice",
             private.any.messages,
-            f"{private.any.messages:,} messages seem to hold private data ({kinds}). A model can "
-            "repeat what it has read: take them out before anybody else talks to it.",
+            f"{private.any.messages:,}{_whose(report) or ' messages'} seem to hold private data "
+            f"({kinds}). A model can repeat what it has learned: leave them out before anybody "
+            "else talks to it (filter_training_data.py --drop-private).",
         )  # fmt: skip
 
 

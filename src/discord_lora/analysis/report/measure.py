@@ -1,9 +1,10 @@
 """Columns of messages → the data report, and the figures of each single message behind it."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import polars as pl
 from discord_lora.analysis.report import data_report as report
 from discord_lora.analysis.report.activity import measure_activity
 from discord_lora.analysis.report.columns import MessageColumns
+from discord_lora.analysis.report.content import find_content
 from discord_lora.analysis.report.duplicates import (
     COPYPASTA_COPIES,
     COPYPASTA_WORDS,
@@ -22,8 +24,8 @@ from discord_lora.analysis.report.duplicates import (
 from discord_lora.analysis.report.engagement import Engagement, measure_engagement
 from discord_lora.analysis.report.findings import find
 from discord_lora.analysis.report.languages import UNCLEAR, share_languages
-from discord_lora.analysis.report.private_data import count_private_data
-from discord_lora.analysis.report.quality import Quality, is_command, measure_quality
+from discord_lora.analysis.report.private_data import find_private_data
+from discord_lora.analysis.report.quality import Quality, measure_quality
 from discord_lora.analysis.report.statistics import (
     distribution,
     fewest_for_half,
@@ -32,16 +34,16 @@ from discord_lora.analysis.report.statistics import (
     part,
 )
 from discord_lora.analysis.report.words import Words, read_words
-from discord_lora.messages.timestamps import from_microseconds
 
 MOST_AUTHORS = 20
 LOW_SCORE = 20
 _MOST_REPEATED = 10
 _EXACT_IN_JSON = 2**53
-_LINK = r"(?i)https?://\S+"
-_BLANK = r"[\s\x1c-\x1f]"
+_ISO = "%Y-%m-%dT%H:%M:%S%.f%:z"
 
 Whole = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+Masks = Mapping[str, Mask]
 CountTokens = Callable[[pl.Series], Whole]
 
 
@@ -54,6 +56,8 @@ class Options:
     tokenizer: str | None = None
     count_tokens: CountTokens | None = None
     preparation: report.Preparation | None = None
+    files: tuple[Path, ...] = ()
+    """What somebody named, which may be exports that were prepared first."""
 
 
 @dataclass(frozen=True)
@@ -86,25 +90,27 @@ def measure(columns: MessageColumns, options: Options) -> Measures:
 
 def make_report(columns: MessageColumns, measures: Measures, options: Options) -> report.DataReport:
     """The report over all messages."""
+    frame, everything = measures.frame, np.ones(len(measures.frame), np.bool_)
     with ThreadPoolExecutor(2) as pool:
         # Each of the three goes over all texts once more.
         lengths = pool.submit(_lengths, measures, options)
-        private_data = pool.submit(_private_data, measures.frame)
-        content = pool.submit(_content, measures)
+        private_data = pool.submit(find_private_data, frame["content"])
+        content = pool.submit(find_content, frame["content"], measures.words)
         made = report.DataReport(
             format=report.REPORT_FORMAT,
             source=_source(columns, options),
-            overview=_overview(measures),
-            authors=_authors(measures),
+            overview=_overview(measures, options.timezone),
+            authors=_authors(measures, everything),
             lengths=lengths.result(),
-            activity=measure_activity(measures.frame, options.timezone),
+            activity=measure_activity(frame, options.timezone),
             channels=_channels(measures),
             engagement=_engagement(measures),
             quality=_quality(measures),
-            content=content.result(),
-            duplicates=_duplicates(measures),
-            languages=_languages(measures.frame),
-            private_data=private_data.result(),
+            content=_content(content.result(), everything),
+            duplicates=_duplicates(measures, measures.duplicates, everything),
+            languages=_languages(frame),
+            private_data=_private_data(private_data.result(), everything),
+            learned=_learned(measures, content.result(), private_data.result()),
             findings=[],
         )
     return replace(made, findings=find(made))
@@ -120,7 +126,7 @@ def _source(columns: MessageColumns, options: Options) -> report.Source:
     account = columns.account
     return report.Source(
         # A name on Linux may be bytes that are no UTF-8, which JSON cannot hold.
-        files=[os.fsencode(path).decode(errors="replace") for path in columns.files],
+        files=[os.fsencode(path).decode(errors="replace") for path in options.files],
         lines=account.lines,
         messages=len(columns.frame) if columns.ready is None else 0,
         dropped=dict(account.dropped),
@@ -131,11 +137,10 @@ def _source(columns: MessageColumns, options: Options) -> report.Source:
     )
 
 
-def _overview(measures: Measures) -> report.Overview:
+def _overview(measures: Measures, timezone: str) -> report.Overview:
     frame = measures.frame
-    times = frame.filter("has_time")["timestamp"]
-    days = times.dt.date().unique().sort()
-    moments = np.sort(times.dt.epoch("us").to_numpy())
+    times = frame.filter("has_time")["timestamp"].dt.convert_time_zone(timezone)
+    days = np.unique(times.dt.date().cast(pl.Int32).to_numpy())
     return report.Overview(
         messages=len(frame),
         learned=int(frame["train"].sum()),
@@ -143,22 +148,27 @@ def _overview(measures: Measures) -> report.Overview:
         conversations=int(measures.engagement.conversation.max()) + 1,
         channels=frame["channel_id"].n_unique(),
         authors=frame["author_id"].n_unique(),
-        first=_iso(moments[:1]),
-        last=_iso(moments[-1:]),
-        days=(days[-1] - days[0]).days + 1 if len(days) else None,
+        first=_iso(times, times.arg_min()),
+        last=_iso(times, times.arg_max()),
+        days=int(days[-1] - days[0]) + 1 if len(days) else None,
         active_days=len(days) if len(days) else None,
         without_time=len(frame) - len(times),
     )
 
 
-def _iso(moment: Whole) -> str | None:
-    """At most one moment in µs; polars' own datetimes would need the system's time zones."""
-    return from_microseconds(int(moment[0])).isoformat() if len(moment) else None
+def _iso(times: pl.Series, place: int | None) -> str | None:
+    """One of them, written by polars: as a datetime it would need the system's time zones."""
+    return None if place is None else str(times[[place]].dt.strftime(_ISO)[0])
 
 
-def _authors(measures: Measures) -> report.Authors:
-    frame = measures.frame.select("author_id", "author").with_columns(
-        characters=measures.frame["content"].str.len_chars(), quality=pl.Series(measures.score)
+def _authors(measures: Measures, rows: Mask) -> report.Authors:
+    """Of the messages in `rows`."""
+    frame = (
+        measures.frame.select("author_id", "author")
+        .with_columns(
+            characters=measures.frame["content"].str.len_chars(), quality=pl.Series(measures.score)
+        )
+        .filter(pl.Series(rows))
     )
     per_author = frame.group_by("author_id").agg(
         pl.len().alias("messages"),
@@ -251,31 +261,21 @@ def _quality(measures: Measures) -> report.Quality:
     )
 
 
-def _content(measures: Measures) -> report.Content:
-    content, count = measures.frame["content"], len(measures.frame)
-    has_link = content.str.contains(_LINK)
-    linked = content.filter(has_link)
-    words = measures.words.counts
-    rest = linked.str.replace_all(_LINK, "").str.replace_all(rf"{_BLANK}+|[<>|]+", "")
+def _content(found: Masks, rows: Mask) -> report.Content:
+    count = np.count_nonzero(rows)
     return report.Content(
-        with_link=part(len(linked), count),
-        link_only=part(int((rest == "").sum()), count),
-        commands=part(np.count_nonzero(is_command(content)), count),
-        with_code=part(int(content.str.contains("```", literal=True).sum()), count),
-        without_words=part(np.count_nonzero((words == 0) & ~has_link.to_numpy()), count),
-        one_word=part(np.count_nonzero(words == 1), count),
-        up_to_three_words=part(np.count_nonzero((words >= 1) & (words <= 3)), count),
-        questions=part(int(content.str.contains(rf"\?{_BLANK}*$").sum()), count),
+        **{name: part(np.count_nonzero(mask & rows), count) for name, mask in found.items()}
     )
 
 
-def _duplicates(measures: Measures) -> report.Duplicates:
-    found, words, count = measures.duplicates, measures.words.counts, len(measures.frame)
-    long = words >= FEWEST_WORDS
+def _duplicates(measures: Measures, found: Duplicates, rows: Mask) -> report.Duplicates:
+    """Of the messages in `rows`; `found` has an entry for each of them."""
+    words = measures.words.counts[rows]
+    count, long = len(words), words >= FEWEST_WORDS
     pasted = (words >= COPYPASTA_WORDS) & (found.near_copies >= COPYPASTA_COPIES)
     repeated = np.flatnonzero(found.first & long & (found.near_copies > 1))
     most = repeated[np.argsort(-found.near_copies[repeated], kind="stable")][:_MOST_REPEATED]
-    ids = measures.frame["id"]
+    ids = measures.frame["id"].filter(pl.Series(rows))
     return report.Duplicates(
         exact_repeats=part(np.count_nonzero(~found.first_exact), count),
         long_repeats=part(np.count_nonzero(~found.first_exact & long), count),
@@ -297,6 +297,24 @@ def _languages(frame: pl.DataFrame) -> report.Languages:
     return report.Languages(sample, counts, shares)
 
 
-def _private_data(frame: pl.DataFrame) -> report.PrivateData:
-    kinds = count_private_data(frame["content"])
-    return report.PrivateData(part(kinds.pop("any"), len(frame)), kinds)
+def _private_data(found: Masks, rows: Mask) -> report.PrivateData:
+    kinds = {kind: int(np.count_nonzero(mask & rows)) for kind, mask in found.items()}
+    return report.PrivateData(part(kinds.pop("any"), np.count_nonzero(rows)), kinds)
+
+
+def _learned(measures: Measures, content: Masks, private_data: Masks) -> report.Learned | None:
+    rows = measures.frame["train"].to_numpy()
+    if not rows.any():
+        return None
+    duplicates = measures.duplicates.among(rows)
+    repeats = ~duplicates.first & (measures.words.counts[rows] >= FEWEST_WORDS)
+    # A message may be several of them at once.
+    noise = content["link_only"][rows] | content["commands"][rows] | repeats
+    return report.Learned(
+        by_bots=int(np.count_nonzero(measures.frame["is_bot"].to_numpy() & rows)),
+        noise=part(np.count_nonzero(noise), len(noise)),
+        authors=_authors(measures, rows),
+        content=_content(content, rows),
+        duplicates=_duplicates(measures, duplicates, rows),
+        private_data=_private_data(private_data, rows),
+    )

@@ -6,7 +6,11 @@ addresses and secrets told in words have none and are not found. Each message co
 
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
+
+Mask = npt.NDArray[np.bool_]
 
 _PATTERNS: Final = {
     "email": r"(?i)\b[a-z0-9][a-z0-9._%+-]{0,63}@[a-z0-9][a-z0-9-]{0,62}(?:\.[a-z0-9-]{1,63})*"
@@ -38,11 +42,16 @@ _MAY_HOLD_ONE: Final = (
 )
 
 
-def count_private_data(content: pl.Series) -> dict[str, int]:
-    """Messages that hold each kind, and `any` of them."""
-    candidates = content.filter(content.str.contains(_MAY_HOLD_ONE)).to_frame("text")
-    found = candidates.select(
-        pl.col("text").str.contains(it).alias(kind) for kind, it in KINDS.items()
+def find_private_data(content: pl.Series) -> dict[str, Mask]:
+    """For each kind, and for `any` of them, which messages hold it."""
+    candidate = content.str.contains(_MAY_HOLD_ONE)
+    found = (
+        content.filter(candidate)
+        .to_frame("text")
+        .select(pl.col("text").str.contains(it).alias(kind) for kind, it in KINDS.items())
+        .with_columns(any=pl.any_horizontal(pl.all()))
     )
-    total = found.select(pl.all().sum(), any=pl.any_horizontal(pl.all()).sum())
-    return {kind: int(count) for kind, count in total.row(0, named=True).items()}
+    masks = {kind: np.zeros(len(content), np.bool_) for kind in found.columns}
+    for kind, mask in masks.items():
+        mask[candidate.to_numpy()] = found[kind].to_numpy()
+    return masks

@@ -9,8 +9,9 @@ Every part is between 0 and 1:
                   times how much of that is letters: 1 from one half on, falling to 0.3 for a
                   table of numbers, an ASCII drawing or a lone smiley. A bot command has 0.
     originality   the share of words that do not stand among the eight before them (1 from 0.7
-                  on), divided by 1 + m log2(copies) for texts that stand in the data more than
-                  once. m = (words / 8)^2 up to 1: everybody says "thanks" and "I see, I see".
+                  on), divided by 1 + m log2(copies) for all but the first of the texts that
+                  stand in the data more than once. m = (words / 8)^2 up to 1: everybody says
+                  "thanks" and "I see, I see".
     length        rises from 0.4 to 1 at 20 characters: short is not bad as such. Falls from 300
                   on, as sqrt(300 / characters): what is longer is written like a post, or pasted.
     information   b / (b + 30) for b bits of surprise (words.surprise_bits): rare words say more
@@ -100,6 +101,7 @@ def _originality(words: Words, duplicates: Duplicates) -> Numbers:
     fresh = words.total(words.fresh) / np.maximum(counts, 1)
     matters = np.minimum(1, counts / _COMMON_WORDS) ** 2
     copies = np.maximum(duplicates.copies, duplicates.near_copies)
+    copies = np.where(duplicates.first, 1, copies)
     fresh = np.where(counts > 0, np.minimum(1, fresh / _ENOUGH_FRESH), 1)
     return np.asarray(fresh / (1 + matters * np.log2(copies)))
 

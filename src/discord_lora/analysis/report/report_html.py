@@ -11,10 +11,10 @@ from discord_lora.analysis.report.measure import LOW_SCORE
 from discord_lora.analysis.report.report_page import (
     WEEKDAYS,
     content_parts,
-    duration,
     last_part,
     repeat_parts,
 )
+from discord_lora.console import duration
 from discord_lora.pages.charts import (
     ColumnChart,
     LaneChart,

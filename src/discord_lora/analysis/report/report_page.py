@@ -10,7 +10,7 @@ from rich.text import Text
 from discord_lora.analysis.report.data_report import DataReport, Distribution, Part
 from discord_lora.analysis.report.findings import percent
 from discord_lora.analysis.report.languages import UNCLEAR
-from discord_lora.console import printable
+from discord_lora.console import duration, printable
 
 WIDTH = 80
 _BAR = 24
@@ -53,15 +53,6 @@ def print_page(console: Console, report: DataReport) -> None:
     _title(console, "quality")
     for line in _quality(report):
         _say(console, line)
-
-
-def duration(seconds: float) -> str:
-    """14 s, 3 min, 2.5 h, 12 days."""
-    for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            value = seconds / size
-            return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def last_part(location: str) -> str:

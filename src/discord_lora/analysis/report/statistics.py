@@ -28,9 +28,9 @@ def nearest_rank(ordered: Whole, percent: int) -> int:
     return int(ordered[-(-percent * len(ordered) // 100) - 1])
 
 
-def part(count: int | np.integer, of: int) -> Part:
+def part(count: int | np.integer, of: int | np.integer) -> Part:
     """A count with its share."""
-    return Part(int(count), int(count) / of if of else 0.0)
+    return Part(int(count), int(count) / int(of) if of else 0.0)
 
 
 def herfindahl(counts: Whole) -> float:
