@@ -5,11 +5,14 @@ import os
 import shutil
 import signal
 import sys
+from contextlib import contextmanager
 
 import pytest
 from safetensors.torch import load_file
 
 from discord_lora.analysis.morning.history import read_events
+from discord_lora.console import UserError
+from discord_lora.finetuning import keeping, session
 from discord_lora.finetuning.training_model import TrainingModel
 from run_scripts import run_here, start, tiny_model_folder, wait_for_steps, write_chat
 
@@ -300,3 +303,87 @@ def test_losses_that_are_not_finite_send_the_run_back_and_end_in_a_diagnosis(
     kinds = [event["what"] for event in events if event["kind"] == "incident"]
     assert kinds.count("went_back") == 3 and kinds.count("not_finite") == 12
     assert events[-1]["outcome"] == "failed"
+
+
+def test_a_damaged_checkpoint_that_is_met_while_going_back_is_named(tmp_path, monkeypatch):
+    forward = TrainingModel.forward
+
+    def spoiled(model, batch):
+        newest = next(tmp_path.glob("adapters/*/checkpoints/step-00000004"), None)
+        spoil = newest and model.training and not newest.with_suffix(".damaged").exists()
+        if spoil:
+            (newest / "state.pt").write_bytes(b"")
+        return forward(model, batch) * (float("nan") if spoil else 1)
+
+    monkeypatch.setattr(TrainingModel, "forward", spoiled)
+    _, events = run_of_server(tmp_path, monkeypatch, max_steps=9, epochs=99, save_every_steps=2)
+    incidents = {event["what"]: event for event in events if event["kind"] == "incident"}
+    assert "step-00000004 (state.pt is damaged)" in incidents["damaged_checkpoint"]["sentence"]
+    assert incidents["went_back"]["back_to"] == 2
+
+
+def measured_by(events):
+    return {e["step"]: e["nats_per_token"] for e in events if e["kind"] == "held_out" and e["step"]}
+
+
+def test_where_the_best_cannot_be_saved_the_adapter_is_the_best_that_was(tmp_path, monkeypatch):
+    settings = {"max_steps": 20, "epochs": 99, "eval_every_steps": 2, "learning_rate": 1}
+    run, events = run_of_server(tmp_path, monkeypatch, **settings)
+    measured = measured_by(events)
+    best = min(measured, key=measured.get)
+    assert run["steps"] == best < 20, "the rate is so high that it gets worse"
+    save_checkpoint = keeping.save_checkpoint
+
+    def save_others(folder, checkpoint, **options):
+        if checkpoint.step == best:
+            raise UserError("planted")
+        return save_checkpoint(folder, checkpoint, **options)
+
+    monkeypatch.setattr(keeping, "save_checkpoint", save_others)
+    monkeypatch.setattr(keeping, "PAUSES", ())
+    (tmp_path / "again").mkdir()
+    run, events = run_of_server(tmp_path / "again", monkeypatch, **settings)
+    assert measured_by(events) == measured
+    del measured[best]
+    assert run["steps"] == min(measured, key=measured.get)
+    assert [e["what"] for e in events if e["kind"] == "incident"] == ["not_saved"]
+
+
+def test_a_window_closed_while_the_loss_is_measured_loses_nothing(tmp_path, monkeypatch, capsys):
+    """There is no time for the measurement: it is made up for when the run goes on."""
+    settings = {"max_steps": 6, "epochs": 99, "eval_every_steps": 2, "lora_dropout": 0.1}
+    _, events = run_of_server(tmp_path, monkeypatch, **settings)
+    undisturbed = measured_by(events)
+    stop_on_signal, evaluate, requests, calls = session.stop_on_signal, session.evaluate, [], []
+
+    @contextmanager
+    def listening(*arguments):
+        with stop_on_signal(*arguments) as request:
+            requests.append(request)
+            yield request
+
+    def close_the_window(*arguments):
+        calls.append(1)
+        if len(calls) == 3:  # after step 4
+            requests[0].ask_in_a_hurry("its window was closed")
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(session, "stop_on_signal", listening)
+    monkeypatch.setattr(session, "evaluate", close_the_window)
+    again = tmp_path / "again"
+    again.mkdir()
+    write_chat(again / "chat.jsonl")
+    words = arguments(again, base_model=tiny_model_folder(again), **settings)
+    assert run_here(monkeypatch, SCRIPT, *words) == 130
+    checkpoints = again / "adapters" / "server-tiny" / "checkpoints"
+    progress = json.loads((checkpoints / "step-00000004" / "progress.json").read_text())
+    assert progress["measurement_due"] and progress["measured"]["last_step"] == 2
+    capsys.readouterr()
+    assert run_here(monkeypatch, SCRIPT, *words) == 0
+    assert "going on after step 4" in capsys.readouterr().out
+    assert measured_by(read_events(again / "logs" / "server-tiny")) == undisturbed
+    ends = [
+        (it / "adapters" / "server-tiny" / "adapter_model.safetensors").read_bytes()
+        for it in (tmp_path, again)
+    ]
+    assert ends[0] == ends[1]

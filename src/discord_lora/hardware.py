@@ -5,7 +5,8 @@ import gc
 import os
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ import torch
 
 from discord_lora.analysis.plan.cards import find_card
 from discord_lora.analysis.plan.estimates import CONTEXT_BYTES, Machine
+from discord_lora.console import UserError
 
 Precision = Literal["no", "fp16", "bf16"]
 
@@ -148,6 +150,21 @@ def is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+@contextmanager
+def memory_must_suffice(otherwise: str) -> Iterator[None]:
+    """For work that cannot be done in smaller pieces.
+
+    Raises:
+        UserError: `otherwise`, where memory runs out inside.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(otherwise) from error
 
 
 def release_freed_memory() -> None:

@@ -92,6 +92,30 @@ def test_a_step_saved_again_replaces_the_first(tmp_path):
     assert load_newest(tmp_path)[0].progress == {"a": 2}
 
 
+def left_in_the_middle_of_replacing(folder, step):
+    """A run was killed when the new one was there, and the old one was being deleted."""
+    path = save_checkpoint(folder, checkpoint(step))
+    old = path.with_suffix(".replaced")
+    shutil.copytree(path, old)
+    (old / "state.pt").unlink()
+    return old
+
+
+def test_what_is_left_of_a_replaced_one_does_not_block_its_step(tmp_path):
+    left_in_the_middle_of_replacing(tmp_path, 5)
+    save_checkpoint(tmp_path, checkpoint(5))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]
+
+
+def test_a_replaced_one_does_not_come_back_for_one_that_was_dropped(tmp_path):
+    old = left_in_the_middle_of_replacing(tmp_path, 5)
+    assert load_newest(tmp_path)[0].step == 5 and not old.exists()
+    left_in_the_middle_of_replacing(tmp_path, 5)
+    for step in (10, 15, 20):
+        save_checkpoint(tmp_path, checkpoint(step))
+    assert load_newest(tmp_path)[0].step == 20 and steps(tmp_path) == [15, 20]
+
+
 def test_more_than_eight_digits_keep_their_order(tmp_path):
     for step in (99_999_999, 100_000_000, 100_000_001):
         save_checkpoint(tmp_path, checkpoint(step))
@@ -484,11 +508,14 @@ def test_a_state_of_another_version_is_one_sentence(tmp_path, monkeypatch, capsy
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_checkpoint_that_cannot_be_replaced_is_still_there(tmp_path, monkeypatch, killed):
     save_checkpoint(tmp_path, checkpoint(5))
+    put_in_place = checkpoints.put_in_place
 
-    def fail(_aside, _final):
-        raise KeyboardInterrupt if killed else PermissionError("planted")
+    def fail(aside, final):
+        if aside.suffix == ".partial":
+            raise KeyboardInterrupt if killed else PermissionError("planted")
+        put_in_place(aside, final)
 
-    monkeypatch.setattr("discord_lora.finetuning.checkpoints._put_in_place", fail)
+    monkeypatch.setattr(checkpoints, "put_in_place", fail)
     with pytest.raises((UserError, KeyboardInterrupt)):
         save_checkpoint(tmp_path, checkpoint(5))
     assert load_newest(tmp_path)[0].step == 5

@@ -105,6 +105,21 @@ def test_a_finished_adapter_waits_for_room(tmp_path):
     assert len(sentences) == 2 and "finished adapter" in sentences[0]
 
 
+def test_an_adapter_that_a_scanner_holds_for_a_moment_is_put_in_place(tmp_path, monkeypatch):
+    replace, refused = Path.replace, []
+
+    def replace_later(path, target):
+        if len(refused) < 3:
+            refused.append(path)
+            raise PermissionError("planted")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace_later)
+    monkeypatch.setattr(disk_room.time, "sleep", lambda _seconds: None)
+    save_adapter(Model(full=0), {}, Info(), tmp_path)
+    assert len(refused) == 3 and (tmp_path / "run.json").is_file()
+
+
 def test_an_adapter_folder_without_rights_is_one_sentence_and_no_waiting(tmp_path):
     error = PermissionError(errno.EACCES, "Permission denied")
     with pytest.raises(UserError, match="OUTPUT_DIR"):

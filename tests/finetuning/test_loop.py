@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from discord_lora.console import UserError
 from discord_lora.conversations.examples import Limits, make_examples
 from discord_lora.conversations.packing import collate, divide, idle_batch, pack, plan_training
 from discord_lora.conversations.prompt_format import PromptFormat, persona_voice
@@ -150,6 +151,55 @@ def test_checkpoints_are_asked_for_on_time():
     )
     assert saved == [4, 8, 12, 15, 16, 20, 24, 28, 30]
     assert measured == [15]
+
+
+def failing_saves(*failing, **options):
+    """Events whose saves fail at these steps; the steps that were saved, and the incidents."""
+    saved, incidents = [], []
+
+    def save(step):
+        if step in failing:
+            return UserError("Cannot save (planted).")
+        saved.append(step)
+        return None
+
+    def told(*incident):
+        incidents.append(incident)
+
+    return Events(save=save, incident=told, **options), saved, incidents
+
+
+def test_a_checkpoint_that_cannot_be_written_does_not_end_the_night():
+    events, saved, incidents = failing_saves(4, 8, save_every_steps=4)
+    state = make_state()
+    # After trouble at step 3: without a checkpoint beyond it, it counts as the same trouble.
+    state.mishaps.returns, state.mishaps.last_bad_step = 2, 3
+    counted = []
+    events.stepped = lambda _result: counted.append(state.mishaps.returns)
+    assert fit(state, events) == "finished"
+    assert saved == [12, 15]
+    assert counted == [2] * 12 + [0] * 3
+    assert [what for what, _ in incidents] == ["not_saved"] * 2
+    assert "no checkpoint after step 4, training goes on without" in incidents[0][1]
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_run_that_ends_has_to_be_saved(stopped):
+    state = make_state()
+    events, saved, incidents = failing_saves(7, 15)
+    events.stop_requested = lambda: stopped and state.scheduler.last_epoch == 7
+    with pytest.raises(UserError, match=r"planted.*goes on from the checkpoint before"):
+        fit(state, events)
+    assert saved == incidents == []
+
+
+def test_in_a_hurry_what_could_not_be_saved_before_is_saved():
+    state, passes = make_state(), []
+    events, saved, _ = failing_saves(4, save_every_steps=4)
+    rows = [len(state.micro_batches(examples)) for examples in state.plan.walk()]
+    events.hurried = lambda: passes.append(1) or len(passes) > sum(rows[:5])
+    assert fit(state, events) == "stopped"
+    assert saved == [5]
 
 
 def test_the_held_out_loss_is_measured_as_often_as_asked_and_may_end_the_run():

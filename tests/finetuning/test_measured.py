@@ -17,6 +17,16 @@ def test_the_best_is_the_lowest_and_the_first_of_equals():
     assert not measured.is_out_of_patience(0)
 
 
+def test_the_best_is_one_that_could_be_saved():
+    measured, saved = losses(3.0, 2.0, 1.0), losses(3.0, 2.0)
+    measured.lose_best(saved)
+    assert (measured.best_step, measured.best, measured.worse) == (2, {"nats_per_token": 2.0}, 0)
+    measured.note(4, {"nats_per_token": 1.5}, 10)
+    assert (measured.best_step, measured.worse) == (4, 0)
+    measured.lose_best(losses(1.2, messages=9))
+    assert (measured.best_step, measured.best) == (0, {}), "over other messages"
+
+
 def test_losses_over_other_messages_do_not_compare():
     """Some were set aside; those that are left may be the harder ones."""
     measured = losses(3.0, 2.0, 2.5)

@@ -59,7 +59,6 @@ class Night:
         restore(self.state, checkpoint)
         self.state.mishaps = mishaps
         lower_rate(self.state)
-        self.save(checkpoint.step)
         return checkpoint.step
 
     def kinds(self):
@@ -81,14 +80,31 @@ def fail_when(state, when):
     return state.model.register_forward_pre_hook(fail)
 
 
+def fail_in_backward(state, when):
+    """The same on the way back, where memory usually runs out: at the first layer, when those after
+    it have their gradients already."""
+    parameters = list(state.trainable().values())
+
+    def fail(gradient):
+        if when(gradient):
+            assert any(parameter.grad is not None for parameter in parameters)
+            raise torch.OutOfMemoryError("planted")
+
+    return parameters[0].register_hook(fail)
+
+
+both_ways = pytest.mark.parametrize("fail", [fail_when, fail_in_backward])
+
+
 def close(one, other, tolerance=1e-5):
     return all(torch.allclose(value, other[name], atol=tolerance) for name, value in one.items())
 
 
-def test_out_of_memory_divides_the_step_and_changes_nothing():
+@both_ways
+def test_out_of_memory_divides_the_step_and_changes_nothing(fail):
     state, undisturbed = in_pieces(), in_pieces()
     failures = iter([False, True, False, False, True])
-    fail_when(state, lambda _batch: next(failures, False))
+    fail(state, lambda _: next(failures, False))
     night = Night(state)
     assert fit(state, night.events()) == "finished"
     fit(undisturbed, Events())
@@ -98,12 +114,13 @@ def test_out_of_memory_divides_the_step_and_changes_nothing():
     assert close(weights(undisturbed), weights(state))
 
 
+@both_ways
 @pytest.mark.parametrize("seed", range(3))
-def test_a_fifth_of_all_passes_runs_out_of_memory_and_nothing_is_lost(seed):
+def test_a_fifth_of_all_passes_runs_out_of_memory_and_nothing_is_lost(seed, fail):
     state, undisturbed = in_pieces(epochs=4), in_pieces(epochs=4)
     draw = random.Random(seed)
     failed = []
-    fail_when(state, lambda batch: draw.random() < 0.2 and not failed.append(batch))
+    fail(state, lambda _: draw.random() < 0.2 and not failed.append(1))
     night = Night(state)
     fit(state, night.events())
     fit(undisturbed, Events())
@@ -112,6 +129,38 @@ def test_a_fifth_of_all_passes_runs_out_of_memory_and_nothing_is_lost(seed):
     assert all(result.loss is not None for result in night.results)
     assert not state.mishaps.set_aside
     assert close(weights(undisturbed), weights(state), 1e-4)
+
+
+def test_memory_that_is_short_for_a_moment_costs_the_norm_nothing(monkeypatch):
+    state, undisturbed = make_state(), make_state()
+    fit(undisturbed, Events())
+    clip, failures = torch.nn.utils.clip_grad_norm_, iter([False, True])
+
+    def fail_once(*arguments):
+        if next(failures, False):
+            raise torch.OutOfMemoryError("planted")
+        return clip(*arguments)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", fail_once)
+    fit(state, Events())
+    assert all(torch.equal(v, weights(state)[name]) for name, v in weights(undisturbed).items())
+
+
+@pytest.mark.parametrize("place", ["norm", "optimizer", "weights"])
+def test_memory_that_runs_out_beside_the_passes_is_one_sentence(monkeypatch, place):
+    state = make_state()
+
+    def fail(*_arguments, **_options):
+        raise torch.OutOfMemoryError("planted")
+
+    if place == "norm":
+        monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", fail)
+    elif place == "optimizer":
+        state.optimizer.step = fail
+    else:
+        monkeypatch.setattr("discord_lora.finetuning.training_state.whole", fail)
+    with pytest.raises(UserError, match=r"Memory ran out .* close other programs|Close other"):
+        fit(state, Night(state).events())
 
 
 def test_an_example_that_never_fits_is_set_aside_and_the_rest_is_learned(pauses):

@@ -1,5 +1,7 @@
 import errno
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -85,6 +87,61 @@ def test_fresh_starts_this_run_over_and_touches_no_other(tmp_path):
     again.create(fresh=True)
     assert not finished.is_finished
     assert {path.name for path in again.path.iterdir()} == {".lock", "identity.json", "checkpoints"}
+
+
+def test_killed_while_fresh_deletes_the_folder_is_still_known_for_what_it_was(
+    tmp_path, monkeypatch
+):
+    begin(choose(tmp_path))
+    listed = Path.iterdir
+
+    def identity_first(path):
+        return iter(sorted(listed(path), key=lambda it: it.name != "identity.json"))
+
+    def killed(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    folder = choose(tmp_path, fresh=True, epochs=2)
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(Path, "iterdir", identity_first)
+        context.setattr(shutil, "rmtree", killed)
+        folder.create(fresh=True)
+    folder.close()
+    with pytest.raises(UserError, match=r"EPOCHS was 1\.0, is 2\.0"):
+        choose(tmp_path, epochs=2)
+
+
+def test_what_another_run_left_and_cannot_be_deleted_is_not_taken_over(tmp_path, monkeypatch):
+    first = choose(tmp_path)
+    first.create()
+    first.close()
+    (first.checkpoints / "step-00000000").mkdir()
+
+    def held(_path, ignore_errors=False):
+        if not ignore_errors:
+            raise PermissionError("planted: in use")
+
+    monkeypatch.setattr(shutil, "rmtree", held)
+    with pytest.raises(UserError, match=r"cannot write into .*planted: in use"):
+        choose(tmp_path, epochs=2).create()
+    assert json.loads((first.path / "identity.json").read_text())["epochs"] == 1.0
+
+
+def test_an_identity_that_a_scanner_holds_for_a_moment_is_written(tmp_path, monkeypatch):
+    replace, refused = Path.replace, []
+
+    def replace_later(path, target):
+        if not refused:
+            refused.append(path)
+            raise PermissionError("planted")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace_later)
+    monkeypatch.setattr("discord_lora.finetuning.disk_room.time.sleep", lambda _seconds: None)
+    folder = choose(tmp_path)
+    assert folder.identity_hash == ""
+    folder.create()
+    assert len(folder.identity_hash) == 64
 
 
 def test_fresh_deletes_nothing_of_a_run_that_is_going_on(tmp_path):

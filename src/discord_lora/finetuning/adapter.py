@@ -23,6 +23,7 @@ from discord_lora.finetuning.disk_room import (
     NoRoom,
     flush_files,
     flush_folder,
+    put_in_place,
     when_there_is_room,
 )
 from discord_lora.settings import Settings
@@ -139,7 +140,7 @@ def save_adapter(
             info.write(aside)
             (aside / "README.md").write_text(model_card(info), encoding="utf-8", newline="\n")
             flush_files(aside)
-            _put_in_place(aside, folder)
+            _put_all_in_place(aside, folder)
         except WRITE_ERRORS:
             shutil.rmtree(aside, ignore_errors=True)
             raise
@@ -149,21 +150,22 @@ def save_adapter(
             write, "the finished adapter", folder, make_room=make_room, no_room=no_room
         )
     except WRITE_ERRORS as error:
+        why = str(error) or type(error).__name__
         raise UserError(
-            f"OUTPUT_DIR: cannot write {folder} ({error}); make room or check the rights, then run "
+            f"OUTPUT_DIR: cannot write {folder} ({why}); make room or check the rights, then run "
             "the same command again: it goes on from the last checkpoint."
         ) from None
 
 
-def _put_in_place(aside: Path, folder: Path) -> None:
+def _put_all_in_place(aside: Path, folder: Path) -> None:
     """`run.json` goes last: it is what makes the folder a finished adapter."""
     names = [path.name for path in aside.iterdir() if path.name != RUN_FILE]
     for name in names:
-        (aside / name).replace(folder / name)
+        put_in_place(aside / name, folder / name)
     flush_folder(folder)
-    (aside / RUN_FILE).replace(folder / RUN_FILE)
+    put_in_place(aside / RUN_FILE, folder / RUN_FILE)
     flush_folder(folder)
-    aside.rmdir()
+    shutil.rmtree(aside, ignore_errors=True)  # it is empty, and the adapter is there
 
 
 def model_card(info: RunInfo) -> str:

@@ -34,12 +34,12 @@ from discord_lora.finetuning.disk_room import (
     WRITE_ERRORS,
     NoRoom,
     flush_folder,
+    put_in_place,
     when_there_is_room,
 )
 from discord_lora.hardware import is_out_of_memory
 
 MANIFEST = "manifest.json"
-RENAME_ATTEMPTS = 10
 READ_ATTEMPTS = 3
 UNFINISHED = (".partial", ".removed")
 """Of what a run that was killed was writing or deleting."""
@@ -95,9 +95,10 @@ def save_checkpoint(
             no_room=no_room,
         )
     except WRITE_ERRORS as error:
+        why = str(error) or type(error).__name__
         raise UserError(
-            f"Cannot save a checkpoint in {folder} ({error}); make room or check the rights, then "
-            "run the same command again: it goes on from the checkpoint before."
+            f"Cannot save a checkpoint in {folder} ({why}); make room, or see to the drive and the "
+            "rights."
         ) from None
     later, before = _later_and_before(folder, checkpoint.step)
     for path in (*later, *before[keep:]):
@@ -133,6 +134,7 @@ def _write(final: Path, checkpoint: Checkpoint) -> None:
     for suffix in UNFINISHED:
         for left in folder.glob(f"step-*{suffix}"):
             shutil.rmtree(left, ignore_errors=True)
+    _settle_replaced(folder)
     aside = final.with_suffix(".partial")
     state = {name: getattr(checkpoint, name) for name in ("optimizer", "scheduler", "scaler")}
     progress = json.dumps({**checkpoint.progress, "step": checkpoint.step}, indent=2)
@@ -185,30 +187,28 @@ def _write_file(path: Path, fill: Callable[[Any], object]) -> str:
 def _replace(aside: Path, final: Path) -> None:
     """Put a checkpoint where one of the same step may be; that one goes when the new one is there.
 
-    `load_newest` brings it back for a run that was killed in between.
+    `_settle_replaced` brings it back for a run that was killed in between.
     """
     old = final.with_suffix(REPLACED)
     if final.exists():
-        final.replace(old)
+        put_in_place(final, old)
     try:
-        _put_in_place(aside, final)
+        put_in_place(aside, final)
     except OSError:
         if old.exists():
-            old.replace(final)
+            put_in_place(old, final)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
 
 
-def _put_in_place(aside: Path, final: Path) -> None:
-    """Rename; on Windows a virus scanner may hold a fresh file for a moment."""
-    for attempt in range(RENAME_ATTEMPTS):
-        try:
-            aside.replace(final)
-            return
-        except PermissionError:
-            if attempt == RENAME_ATTEMPTS - 1:
-                raise
-            time.sleep(0.5)
+def _settle_replaced(folder: Path) -> None:
+    """What was being replaced comes back, or goes where the new one is there."""
+    for old in folder.glob(f"step-*{REPLACED}"):
+        if (final := old.with_suffix("")).exists():
+            _remove(old)
+        else:
+            with suppress(OSError):
+                put_in_place(old, final)
 
 
 def _remove(path: Path) -> None:
@@ -239,10 +239,7 @@ def load_newest(
         UserError: something was learned, and none of the checkpoints can be used. All stay as
             they are: the version that wrote them may read them, or the drive come back.
     """
-    for old in folder.glob(f"step-*{REPLACED}"):
-        if not (final := old.with_suffix("")).exists():
-            with suppress(OSError):
-                old.replace(final)
+    _settle_replaced(folder)
     found, passed_over = None, []
     there = _newest_first(folder)
     unfit: list[Path] = []
@@ -267,6 +264,11 @@ def load_newest(
         with suppress(OSError):
             path.replace(away)
     return found, passed_over
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Of the checkpoints that are there, whole or not, newest first."""
+    return [_step(path) for path in _newest_first(folder)]
 
 
 def load_step(folder: Path, step: int, trainable: Mapping[str, Tensor]) -> Checkpoint | None:

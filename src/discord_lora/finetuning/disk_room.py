@@ -13,11 +13,13 @@ from safetensors import SafetensorError
 
 from discord_lora.console import Interrupted
 
-WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError, MemoryError)
 """How Python, torch and safetensors say that something could not be written."""
 
 LOOK_SECONDS = 10.0
 """From one try to the next while the disk is full."""
+
+RENAME_ATTEMPTS = 10
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FULL_ON_WINDOWS = {39, 112, 1295}  # ERROR_HANDLE_DISK_FULL, _DISK_FULL, _DISK_QUOTA_EXCEEDED
@@ -133,6 +135,18 @@ class WaitForRoom:
         minutes = (time.monotonic() - self._began) / 60
         self._say(f"there is room again: saved after {minutes:,.1f} minutes of waiting")
         return True
+
+
+def put_in_place(aside: Path, final: Path) -> None:
+    """Rename; on Windows a virus scanner may hold a fresh file for a moment."""
+    for attempt in range(RENAME_ATTEMPTS):
+        try:
+            aside.replace(final)
+            return
+        except PermissionError:
+            if attempt == RENAME_ATTEMPTS - 1:
+                raise
+            time.sleep(0.5)
 
 
 def flush_files(folder: Path) -> None:

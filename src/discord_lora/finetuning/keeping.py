@@ -4,6 +4,7 @@ waiting for room on a full disk, while the others wait for it."""
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from discord_lora.finetuning.for_the_morning import (
 )
 from discord_lora.finetuning.processes import (
     anywhere,
+    is_sharded,
     keep_others_waiting,
     smallest,
     wait_for_main_process,
@@ -35,6 +37,9 @@ from discord_lora.finetuning.run_folder import RunFolder
 from discord_lora.finetuning.run_log import RunLog
 from discord_lora.finetuning.stopping import StopRequest
 from discord_lora.finetuning.training_state import TrainingState, snapshot
+
+PAUSES = (1.0, 5.0)
+"""Seconds between the tries to write."""
 
 
 @dataclass(slots=True)
@@ -51,28 +56,36 @@ class Keeper:
     save_seconds: float = 0.0
     """Of the last checkpoint that did not wait for room."""
 
-    def save(self, step: int, progress: dict[str, Any], best_step: int) -> None:
+    def save(self, step: int, progress: dict[str, Any], best_step: int) -> UserError | None:
         """A checkpoint after `step`, and what the morning is to read about it.
 
+        Returns why there is none; those before are untouched.
+
         Raises:
-            UserError: it cannot be written.
             Interrupted: a stop was asked for while the disk was full.
         """
         began = time.perf_counter()
+        saved: list[Path] = []
         with self.log.aside("the save"):
-            checkpoint = snapshot(self.state, step, progress)
-            saved: list[Path] = []
-            waited = self._write(
-                lambda no_room: saved.append(
+            copy = partial(snapshot, self.state, step, progress)
+            # Sharded, all processes take part; else it is tried again as writing is.
+            gathered = copy() if is_sharded(self.state.accelerator) else None
+
+            def write(no_room: NoRoom) -> None:
+                saved.append(
                     save_checkpoint(
                         self.folder.checkpoints,
-                        checkpoint,
+                        gathered or copy(),
                         keep=self.checkpoints_kept,
                         best_step=best_step,
                         no_room=no_room,
                     )
                 )
-            )
+
+            try:
+                waited = self._write(write)
+            except UserError as error:
+                return error
         seconds = time.perf_counter() - began
         if not waited:
             self.save_seconds = seconds
@@ -83,6 +96,7 @@ class Keeper:
                 note_answers(self.state, self.answering, self.folder.logs, step, self.log.say)
             if self.state.accelerator.is_main_process:
                 write_report_or_say(self.folder.logs, self.log.say)
+        return None
 
     def write_adapter(self, weights: dict[str, Tensor], info: RunInfo, best_step: int) -> None:
         """The finished adapter; a full disk costs old checkpoints first, but never the best one.
@@ -103,7 +117,12 @@ class Keeper:
         )
 
     def _write(self, write: Callable[[NoRoom], object]) -> bool:
-        """True if it had to wait for room."""
+        """True if it had to wait for room.
+
+        Raises:
+            UserError: it cannot be written; in all processes.
+            Interrupted: a stop was asked for while the disk was full.
+        """
         accelerator = self.state.accelerator
 
         def still_waiting() -> None:
@@ -115,10 +134,31 @@ class Keeper:
             self.stop.made,
             still_waiting,
         )
+        failure: UserError | None = None
         if accelerator.is_main_process:
-            write(wait)
+            try:
+                self._patiently(partial(write, wait))
+            except UserError as error:
+                failure = error
         wait_for_main_process(accelerator)
+        if anywhere(accelerator, failure is not None):
+            raise failure or UserError("The first of the processes could not write; see there.")
         return wait.over()
+
+    def _patiently(self, write: Callable[[], object]) -> None:
+        """What is in the way may be gone a moment later: a virus scanner, a drive that wakes up.
+
+        Raises:
+            UserError: of `write`.
+        """
+        for pause in PAUSES:
+            try:
+                write()
+            except UserError:
+                time.sleep(0.0 if self.stop.in_a_hurry else pause)
+            else:
+                return
+        write()
 
 
 def newest_for_all(

@@ -15,11 +15,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.packing import MicroBatch, collate, divide
 from discord_lora.finetuning.mishaps import BAD_STEPS_IN_A_ROW, Incident, name_of
 from discord_lora.finetuning.out_of_memory import (
+    NO_MEMORY_FOR_A_STEP,
     Row,
+    clipped_norm,
     in_rows_that_fit,
     largest_row,
     make_room,
@@ -28,6 +31,7 @@ from discord_lora.finetuning.out_of_memory import (
 )
 from discord_lora.finetuning.processes import anywhere, is_sharded, smallest
 from discord_lora.finetuning.training_state import TrainingState
+from discord_lora.hardware import memory_must_suffice
 
 Ending = Literal["finished", "stopped", "early"]
 """The plan is done; a stop was asked for; the held-out loss gets no better."""
@@ -66,11 +70,13 @@ class Events:
     """What the loop tells and asks the outside; each call but `measure` and `save` is quick."""
 
     stepped: Callable[[StepResult], None] = lambda _result: None
-    save: Callable[[int], None] = lambda _step: None
+    save: Callable[[int], UserError | None] = lambda _step: None
+    """Returns why there is no checkpoint; None: there is one."""
     measure: Callable[[int], bool] = lambda _step: False
     """Measures the held-out loss; True: it gets no better, train no further."""
     go_back: Callable[[], int] | None = None
-    """To the last checkpoint, with a lower rate; returns its step. None: there is none."""
+    """To the last checkpoint, with a lower rate; returns its step. None: there is none. The run is
+    saved again afterwards."""
     incident: Incident = lambda _what, _sentence: None
     stop_requested: Callable[[], bool] = lambda: False
     hurried: Callable[[], bool] = lambda: False
@@ -80,17 +86,18 @@ class Events:
     """0: at the end of each epoch."""
 
 
-class StepGivenUpError(Exception):
-    """A step was left in the middle: nothing was learned by it."""
+class GivenUpError(Exception):
+    """A step or a measurement was left in the middle: nothing of it is kept."""
 
 
 def fit(state: TrainingState, events: Events, first_step: int = 0) -> Ending:
     """Train from `first_step` (steps already done) to the end of the plan.
 
-    However it ends, all is saved.
+    However it ends, all is saved. A checkpoint on the way that cannot be written is an incident.
 
     Raises:
-        UserError: losses stay infinite, or too many examples cannot be used.
+        UserError: losses stay infinite, too many examples cannot be used, or what was done in the
+            end cannot be saved.
     """
     done = first_step
     while done < state.plan.steps:
@@ -106,9 +113,9 @@ def _walk(state: TrainingState, events: Events, first_step: int) -> tuple[Ending
     for step, examples in enumerate(plan.walk(first_step), start=first_step + 1):
         try:
             events.stepped(train_step(state, events, step, examples))
-        except StepGivenUpError:
+        except GivenUpError:
             if step - 1 > saved:
-                events.save(step - 1)
+                _save(state, events, step - 1, surely=True)
             return "stopped", step - 1
         if state.mishaps.bad_steps_in_a_row >= BAD_STEPS_IN_A_ROW:
             return None, _go_back(state, events, step)
@@ -121,9 +128,8 @@ def _walk(state: TrainingState, events: Events, first_step: int) -> tuple[Ending
         measure = due and well and not last
         done = measure and events.measure(step)
         save = measure or step % events.save_every_steps == 0
-        if stop or done or last or (save and well):
-            state.mishaps.note_checkpoint(step)
-            events.save(step)
+        ends = stop or done or last
+        if (ends or (save and well)) and _save(state, events, step, surely=ends):
             saved = step
         if stop or done:
             return ("early" if done else "stopped"), step
@@ -134,12 +140,36 @@ def _is_due(every_steps: int, step: int, epoch_ends: bool) -> bool:
     return step % every_steps == 0 if every_steps else epoch_ends
 
 
+def _save(state: TrainingState, events: Events, step: int, *, surely: bool) -> bool:
+    """True if there is a checkpoint after `step`; without one, training goes on to the next.
+
+    Raises:
+        UserError: there is none, and `surely` there had to be one.
+    """
+    returns = state.mishaps.returns
+    state.mishaps.note_checkpoint(step)  # before: it is part of what is saved
+    error = events.save(step)
+    if error is None:
+        return True
+    if surely:
+        raise UserError(f"{error} The same command then goes on from the checkpoint before.")
+    state.mishaps.returns = returns  # else returns to one and the same place had no end
+    events.incident(
+        "not_saved", f"no checkpoint after step {step:,}, training goes on without. {error}"
+    )
+    return False
+
+
 def _go_back(state: TrainingState, events: Events, step: int) -> int:
     """Where to go on after too many bad steps; without a checkpoint, where the run is."""
     rate = state.scheduler.base_lrs[0]
     precision = state.accelerator.mixed_precision
     state.mishaps.note_return(rate, "fp32" if precision == "no" else precision)
-    return events.go_back() if events.go_back else step
+    if events.go_back is None:
+        return step
+    step = events.go_back()
+    _save(state, events, step, surely=False)  # a run that is killed now does not begin it anew
+    return step
 
 
 def train_step(
@@ -150,8 +180,8 @@ def train_step(
     A step whose loss or gradient is not finite changes nothing, and the rate stays where it is.
 
     Raises:
-        UserError: too many examples cannot be used.
-        StepGivenUpError: `events` were in a hurry; the state is as it was before the step.
+        UserError: too many examples cannot be used, or the optimizer finds no memory.
+        GivenUpError: `events` were in a hurry; the state is as it was before the step.
     """
     learning_rate = state.scheduler.get_last_lr()[0]
     examples = state.usable(examples, events.incident)
@@ -160,12 +190,11 @@ def train_step(
         return StepResult(step, None, learning_rate, 0, 0)
     accelerator = state.accelerator
     mean = float(accelerator.reduce(loss, reduction="sum"))
-    # Without a limit it is the norm that is wanted.
-    limit = state.max_grad_norm or math.inf
-    norm = float(accelerator.clip_grad_norm_(state.trainable().values(), limit))
+    norm = clipped_norm(state)
     bad = what_is_not_finite(state, mean, norm)
     if not bad:
-        state.optimizer.step()
+        with memory_must_suffice(NO_MEMORY_FOR_A_STEP):  # half of one cannot be taken back
+            state.optimizer.step()
     elif accelerator.scaler is not None:
         accelerator.scaler.update()  # it goes down if the gradients were infinite
     if bad:
@@ -216,16 +245,16 @@ def _gradients(
             make_room(state, largest_row(state, [examples]), 1, events.incident)
             begin()
             loss = accumulate_row_by_row(state, events, examples)
-    except StepGivenUpError:
+    except GivenUpError:
         state.optimizer.zero_grad(set_to_none=True)
         raise
     return loss
 
 
 def _give_up_in_a_hurry(state: TrainingState, events: Events) -> None:
-    """Raises StepGivenUpError; never where other processes would wait in the middle of the step."""
+    """Raises GivenUpError; never where other processes would wait in the middle of the step."""
     if state.accelerator.num_processes == 1 and events.hurried():
-        raise StepGivenUpError
+        raise GivenUpError
 
 
 def accumulate_gradients(

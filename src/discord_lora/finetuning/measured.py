@@ -29,6 +29,14 @@ class Measured:
         else:
             self.worse += 1
 
+    def lose_best(self, saved: "Measured") -> None:
+        """No checkpoint could be written here: the best one is as it was `saved` the last time.
+
+        What counts for patience stays: the loss did get better.
+        """
+        comparable = saved.messages == self.messages
+        self.best_step, self.best = (saved.best_step, saved.best) if comparable else (0, {})
+
     def is_out_of_patience(self, patience: int) -> bool:
         """EARLY_STOPPING_PATIENCE measurements without a better one; 0 never is."""
         return 0 < patience <= self.worse

@@ -1,5 +1,6 @@
 """Out of memory is no reason to lose a step: the same mathematics in smaller pieces."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,10 +17,16 @@ from discord_lora.finetuning.activations import checkpoint_layers, checkpointing
 from discord_lora.finetuning.mishaps import LONGEST_PAUSE, TRIES_ALONE, Incident
 from discord_lora.finetuning.processes import is_sharded, smallest
 from discord_lora.finetuning.training_state import TrainingState
-from discord_lora.hardware import is_out_of_memory
+from discord_lora.hardware import is_out_of_memory, memory_must_suffice
 
 Result = TypeVar("Result")
 Row = list[TokenizedExample]
+
+NO_MEMORY_FOR_A_STEP = (
+    "Memory ran out while the optimizer took its step, which cannot be done in smaller pieces. "
+    "Close other programs or set a smaller MAX_TOKENS_PER_MICROBATCH, then run the same command "
+    "again: it goes on from the last checkpoint."
+)
 
 
 def try_largest(state: TrainingState, incident: Incident, first_step: int = 0) -> int:
@@ -90,6 +97,24 @@ def unless_memory_runs_out(attempt: Callable[[], Result]) -> Result | None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return None
+
+
+def clipped_norm(state: TrainingState) -> float:
+    """Cut the gradient down to MAX_GRAD_NORM; returns its norm as it was.
+
+    Raises:
+        UserError: there is no memory for it, also when it is tried again.
+    """
+    accelerator = state.accelerator
+    parameters = list(state.trainable().values())
+    limit = state.max_grad_norm or math.inf  # without a limit it is the norm that is wanted
+    with memory_must_suffice(NO_MEMORY_FOR_A_STEP):
+        if accelerator.num_processes > 1:  # they meet in it, and one alone cannot do it again
+            return float(accelerator.clip_grad_norm_(parameters, limit))
+        accelerator.unscale_gradients()  # by itself: fp16's scaler refuses to do it twice
+        clip = partial(torch.nn.utils.clip_grad_norm_, parameters, limit)
+        norm = unless_memory_runs_out(clip)
+        return float(clip() if norm is None else norm)
 
 
 def in_rows_that_fit(

@@ -18,6 +18,8 @@ from discord_lora.base_model import check_memory, model_shape, reads_at_once
 from discord_lora.console import UserError, plainly
 from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.packing import TrainingPlan
+from discord_lora.finetuning.checkpoints import saved_steps
+from discord_lora.finetuning.continuing import newest_progress, with_its_optimizer
 from discord_lora.finetuning.forecast import loaded_state
 from discord_lora.finetuning.keep_awake import kept_awake
 from discord_lora.finetuning.out_of_memory import try_largest
@@ -60,9 +62,7 @@ class Run:
         """Of its checkpoints, whole or not; the first is written before the first step."""
         if self.fresh:
             return []
-        names = (path.name for path in self.folder.checkpoints.glob("step-*") if not path.suffix)
-        numbers = (name.removeprefix("step-") for name in names)
-        return [int(number) for number in numbers if number.isdigit()]
+        return saved_steps(self.folder.checkpoints)
 
     @property
     def steps_done(self) -> int:
@@ -109,12 +109,20 @@ def look(run: Run) -> Found:
     )
     problems = [*problems_of(settings, facts), *problems_with_folders(settings)]
     doubts = [*doubts_of(settings, facts), *doubts_of_folders(run)]
+    if run.folder.holds_work and not (run.fresh or run.is_finished):
+        problems += refusals(lambda: check_optimizer(run, hardware))
     if PartialState().num_processes == 1:  # else each has a share only, and says so itself
         problems += refusals(lambda: check_memory(run.location, hardware, settings.quantization))
     if room is not None and (full := disk_problem(room, run.folder.path)):
         # A run that goes on may wait for room, as it would have; one to begin had better not.
         (doubts if run.saved_steps else problems).append(full)
     return Found(hardware, facts, room, problems, doubts)
+
+
+def check_optimizer(run: Run, hardware: Hardware) -> None:
+    """Raises UserError where a run that goes on could not go on with its optimizer here."""
+    progress = newest_progress(run.folder.checkpoints)
+    with_its_optimizer(run.settings, progress, on_cuda=hardware.is_cuda, sharded=False)
 
 
 def room_of(run: Run, shape: ModelShape, hardware: Hardware) -> Room | None:

@@ -17,6 +17,7 @@ from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.prompt_format import Voice
 from discord_lora.finetuning.checkpoints import UNFINISHED
+from discord_lora.finetuning.disk_room import put_in_place
 from discord_lora.finetuning.run_lock import LOCK_FILE, RunLock
 from discord_lora.settings import BOT_SETTINGS, Settings
 
@@ -86,6 +87,14 @@ class RunFolder:
         steps = (it for it in self.checkpoints.glob("step-*") if it.suffix not in UNFINISHED)
         return self.is_finished or any(path.stem != UNTRAINED for path in steps)
 
+    @property
+    def identity_hash(self) -> str:
+        """Of the identity as it lies there; empty where it cannot be read."""
+        try:
+            return hashlib.sha256((self.path / IDENTITY_FILE).read_bytes()).hexdigest()
+        except OSError:
+            return ""
+
     def create(
         self, say: Callable[[str], None] = lambda _line: None, *, fresh: bool = False
     ) -> None:
@@ -107,15 +116,15 @@ class RunFolder:
             with suppress(OSError):  # of another run
                 (self.logs / HISTORY_FILE).replace(self.logs / f"before-{HISTORY_FILE}")
         try:
-            if not self.holds_work and stored != self.identity:
-                shutil.rmtree(self.checkpoints, ignore_errors=True)
+            if not self.holds_work and stored != self.identity and self.checkpoints.exists():
+                shutil.rmtree(self.checkpoints)
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             if _stored_identity(self.path) != self.identity:
                 # Aside: on a full disk, what is written over is gone.
                 aside = self.path / f"{IDENTITY_FILE}.part"
                 text = json.dumps(self.identity, indent=2)
                 aside.write_text(text, encoding="utf-8", newline="\n")
-                aside.replace(self.path / IDENTITY_FILE)
+                put_in_place(aside, self.path / IDENTITY_FILE)
         except OSError as error:
             raise UserError(
                 f"OUTPUT_DIR: cannot write into {self.path} ({error}); choose another folder."
@@ -157,9 +166,12 @@ def choose_run_folder(
 
 
 def _delete(path: Path) -> None:
-    """Everything but the lock, which has to outlive it."""
+    """Everything but the lock, which has to outlive it.
+
+    The identity goes last: who is killed before leaves a run that is still known for what it was.
+    """
     try:
-        for entry in path.iterdir():
+        for entry in sorted(path.iterdir(), key=lambda it: it.name == IDENTITY_FILE):
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             elif entry.name != LOCK_FILE:

@@ -2,7 +2,7 @@
 
 import math
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from discord_lora.conversations.packing import TrainingPlan
 from discord_lora.finetuning.adapter import attach_adapter, library_versions
 from discord_lora.finetuning.calibration import seconds_since_start, timing_of_run
 from discord_lora.finetuning.checkpoints import Checkpoint, load_step
+from discord_lora.finetuning.continuing import check_identity, settings_of_run
 from discord_lora.finetuning.for_the_morning import Answering, report_at_the_end
 from discord_lora.finetuning.keep_awake import kept_awake
 from discord_lora.finetuning.keeping import Keeper, newest_for_all
-from discord_lora.finetuning.loop import Ending, Events, evaluate, fit
+from discord_lora.finetuning.loop import Ending, Events, GivenUpError, evaluate, fit
 from discord_lora.finetuning.measured import Measured
 from discord_lora.finetuning.mishaps import BAD_STEPS_IN_A_ROW
 from discord_lora.finetuning.out_of_memory import try_largest
@@ -65,8 +66,13 @@ class Session:
     """To go on from: the newest whole one."""
     damaged: list[str]
     """Newer checkpoints that were passed over, and why."""
+    identity_hash: str
+    """Ties checkpoints to the folder's identity."""
     losses: dict[str, float] = field(default_factory=dict)
     measured: Measured = field(default_factory=Measured)
+    measured_when_saved: Measured = field(default_factory=Measured)
+    measurement_due: bool = False
+    """Of the step that the run is at: there was no time for it."""
     answering: Answering | None = None
     """Answers the sample questions at each checkpoint."""
 
@@ -98,11 +104,13 @@ class Session:
         )
         model = TrainingModel(attach_adapter(model, settings))
         checkpoint, damaged = newest_for_all(accelerator, folder.checkpoints, model.trainable())
+        progress = {} if checkpoint is None else checkpoint.progress
+        check_identity(folder, progress)
         state = build_state(
             model,
             plan,
             dataset,
-            with_its_token_budget(settings, checkpoint),
+            settings_of_run(settings, progress, on_cuda=hardware.is_cuda, sharded=sharded),
             accelerator,
             hardware,
             plainly(console),
@@ -116,7 +124,9 @@ class Session:
             versions=library_versions(),
             steps_before=plan.skip_steps,
         )
-        return cls(state, folder, info, settings, hardware, checkpoint, damaged)
+        return cls(
+            state, folder, info, settings, hardware, checkpoint, damaged, folder.identity_hash
+        )
 
     def run(self, console: Console) -> Path:
         """Go on from the newest whole checkpoint, or start; returns the adapter's folder.
@@ -144,8 +154,7 @@ class Session:
         awake = kept_awake(log.say, wanted=self.settings.keep_awake)
         # The log within the stopping: a closing window waits until it has told the end.
         with report, stopping as stop, log, awake:
-            for checkpoint in self.damaged:
-                log.incident("damaged_checkpoint", f"checkpoint passed over: {checkpoint}")
+            name_damaged(self.damaged, log)
             log.say(
                 f"{name} on {self.hardware.name}: "
                 + (f"going on after step {first_step:,}" if first_step else "starting")
@@ -170,6 +179,10 @@ class Session:
             "token_budget": self.state.token_budget,
             "token_budget_set": self.settings.max_tokens_per_microbatch,
             "measured": asdict(self.measured),
+            "measurement_due": self.measurement_due,
+            "identity": self.identity_hash,
+            "optimizer": self.state.optimizer_name,
+            "device": self.hardware.name,
             **self.state.mishaps.as_progress(),
         }
 
@@ -187,6 +200,8 @@ class Session:
             restore(self.state, checkpoint)
             self.losses = dict(checkpoint.progress["losses"])
             self.measured = Measured(**checkpoint.progress["measured"])
+            self.measured_when_saved = replace(self.measured)
+            self.measurement_due = bool(checkpoint.progress.get("measurement_due"))
         return checkpoint.step
 
     def train(self, keeper: Keeper, first_step: int) -> Path:
@@ -213,10 +228,7 @@ class Session:
         )
         start_up = seconds_since_start()
         self.state.model.register_forward_pre_hook(lambda *_: log.beat())  # each micro-batch
-        if "base_nats_per_token" not in self.losses and not first_step:
-            self._measure(keeper, "base", 0)
-            # A place to go back to, and the proof that there is room for it.
-            self._save(keeper, 0)
+        self._measure_what_is_due(keeper, first_step)
         events = Events(
             stepped=log.stepped,
             save=lambda step: self._save(keeper, step),
@@ -250,8 +262,29 @@ class Session:
                 )
         return self.folder.path
 
-    def _save(self, keeper: Keeper, step: int) -> None:
-        keeper.save(step, self.progress, self.measured.best_step)
+    def _measure_what_is_due(self, keeper: Keeper, step: int) -> None:
+        """Before the first step, and where a window that closed left no time for it.
+
+        Raises:
+            Interrupted: a stop was asked for before the first step.
+            UserError: the checkpoint before the first step cannot be written.
+        """
+        if "base_nats_per_token" not in self.losses and not step:
+            self._measure(keeper, "base", 0)
+            # A place to go back to, and the proof that there is room for it.
+            if error := self._save(keeper, 0):
+                raise error
+        if self.measurement_due:
+            self._measure(keeper, "epoch", step)
+
+    def _save(self, keeper: Keeper, step: int) -> UserError | None:
+        """Returns why there is no checkpoint."""
+        error = keeper.save(step, self.progress, self.measured.best_step)
+        if error is None:
+            self.measured_when_saved = replace(self.measured)
+        else:
+            self.measured.lose_best(self.measured_when_saved)
+        return error
 
     def _go_back(self, keeper: Keeper) -> int:
         """To the newest whole checkpoint, with a lower rate; returns its step.
@@ -260,9 +293,10 @@ class Session:
             UserError: there is none.
         """
         state = self.state
-        checkpoint, _ = newest_for_all(
+        checkpoint, damaged = newest_for_all(
             state.accelerator, self.folder.checkpoints, state.trainable()
         )
+        name_damaged(damaged, keeper.log)
         if checkpoint is None:
             raise UserError(
                 f"Losses are not finite, and {self.folder.checkpoints} holds no whole checkpoint "
@@ -277,7 +311,8 @@ class Session:
             f"{BAD_STEPS_IN_A_ROW} steps in a row were not finite: going on from step {step:,} "
             f"with a learning rate of {rate:.1e}",
         )
-        self._save(keeper, step)  # a run that is killed now does not begin it anew
+        if self.measurement_due:
+            self._measure(keeper, "epoch", step)
         return step
 
     def _chosen_weights(self, log: RunLog, last_step: int) -> dict[str, Tensor]:
@@ -326,7 +361,8 @@ class Session:
         add_timing(self.settings.logs_dir, timing)
 
     def _measure(self, keeper: Keeper, name: str, step: int) -> bool:
-        """Measure the held-out loss. A stop that is asked for meanwhile loses nothing.
+        """Measure the held-out loss. A stop that is asked for meanwhile loses nothing: within an
+        epoch it waits, and where there is no time for that, the measurement is made up for later.
 
         Returns True when it has not become better for as long as the settings say.
         """
@@ -337,13 +373,22 @@ class Session:
         def watch(messages: int) -> None:
             log.progress.update(bar, completed=messages)
             log.beat()
-            alone = self.state.accelerator.num_processes == 1
-            if keeper.stop.made() and name != "epoch" and alone:
+            if self.state.accelerator.num_processes > 1:
+                return
+            if name == "epoch" and keeper.stop.in_a_hurry:
+                raise GivenUpError
+            if name != "epoch" and keeper.stop.made():
                 raise Interrupted(f"Stopped.\n{GO_ON}\n  {log.go_on}")
 
-        with log.aside("the measurement of the held-out loss"):
-            loss = evaluate(self.state, watch, log.incident)
-        log.progress.remove_task(bar)
+        try:
+            with log.aside("the measurement of the held-out loss"):
+                loss = evaluate(self.state, watch, log.incident)
+        except GivenUpError:
+            self.measurement_due = True
+            return False
+        finally:
+            log.progress.remove_task(bar)
+        self.measurement_due = False
         if loss is None:
             return False
         if not math.isfinite(loss.nats_per_token):
@@ -367,19 +412,9 @@ class Session:
         self.losses |= {f"{name}_{figure}": value for figure, value in figures.items()}
 
 
-def with_its_token_budget(settings: Settings, checkpoint: Checkpoint | None) -> Settings:
-    """As long as the setting is the same, the run goes on with the budget that it had found.
-
-    Whatever is free now: other rows would sum in another order, and with another program open the
-    same run would end with other bits. How many layers are checkpointed is decided anew: it
-    changes none.
-    """
-    progress = {} if checkpoint is None else checkpoint.progress
-    budget = progress.get("token_budget")
-    was_set = progress.get("token_budget_set", "auto")
-    if settings.max_tokens_per_microbatch != was_set or not isinstance(budget, int):
-        return settings
-    return settings.model_copy(update={"max_tokens_per_microbatch": budget})
+def name_damaged(checkpoints: list[str], log: RunLog) -> None:
+    for checkpoint in checkpoints:
+        log.incident("damaged_checkpoint", f"checkpoint passed over: {checkpoint}")
 
 
 def join_processes() -> PartialState:

@@ -49,8 +49,17 @@ from discord_lora.finetuning.processes import (
     whole_optimizer_state,
 )
 from discord_lora.finetuning.training_model import TrainingModel
-from discord_lora.hardware import Hardware, is_out_of_memory, release_freed_memory
+from discord_lora.hardware import Hardware, memory_must_suffice, release_freed_memory
 from discord_lora.settings import Settings
+
+NO_MEMORY_TO_COPY = (
+    "Memory ran out while the weights were copied; close other programs. The same command goes on "
+    "from the last checkpoint."
+)
+NO_MEMORY_TO_BEGIN = (
+    "BASE_MODEL: the model is loaded, and a first pass of a few tokens does not fit into the "
+    "memory that is left; close other programs, set QUANTIZATION=nf4 or choose a smaller model."
+)
 
 
 @dataclass(slots=True)
@@ -70,6 +79,8 @@ class TrainingState:
     """Tokens a micro-batch; halved when memory runs out."""
     packing: bool = True
     max_grad_norm: float = 1.0
+    optimizer_name: str = "adamw"
+    """What OPTIMIZER=auto came to."""
     optimizer_bytes: float = 8.0
     """That the optimizer keeps for each trainable number."""
     mishaps: Mishaps = field(default_factory=Mishaps)
@@ -83,8 +94,13 @@ class TrainingState:
     def trainable(self) -> dict[str, Tensor]:
         return self.training_model.trainable()
 
+    @memory_must_suffice(NO_MEMORY_TO_COPY)
     def whole_weights(self) -> dict[str, Tensor]:
-        """The trainable weights on the CPU; all processes have to ask."""
+        """The trainable weights on the CPU; all processes have to ask.
+
+        Raises:
+            UserError: there is no memory for them.
+        """
         weights = {name: whole(p.detach()) for name, p in self.trainable().items()}
         return {name: weight.cpu().contiguous() for name, weight in weights.items()}
 
@@ -173,7 +189,7 @@ def build_state(
         num_training_steps=plan.steps,
     )
     prepared, optimizer = accelerator.prepare(model, optimizer)
-    with memory_for_a_first_pass():
+    with memory_must_suffice(NO_MEMORY_TO_BEGIN):
         paths = choose_paths(model, plan.examples)
         memory = decide_memory(model, plan, settings, accelerator, hardware, optimizer_kind)
     checkpoint_layers(model, memory.checkpointed)
@@ -191,23 +207,9 @@ def build_state(
         token_budget=memory.token_budget,
         packing=settings.packing and paths.packing,
         max_grad_norm=settings.max_grad_norm,
+        optimizer_name=optimizer_kind,
         optimizer_bytes=optimizer_bytes(optimizer_kind),
     )
-
-
-@contextmanager
-def memory_for_a_first_pass() -> Iterator[None]:
-    """Raises UserError where a few tokens are too many already."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(
-            "BASE_MODEL: the model is loaded, and a first pass of a few tokens does not fit into "
-            "the memory that is left; close other programs, set QUANTIZATION=nf4 or choose a "
-            "smaller model."
-        ) from error
 
 
 def decide_memory(
@@ -304,8 +306,13 @@ def snapshot(state: TrainingState, step: int, progress: dict[str, Any]) -> Check
     )
 
 
+@memory_must_suffice(NO_MEMORY_TO_COPY)
 def restore(state: TrainingState, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's state into a run; see `foreign_content_explained`."""
+    """Put a checkpoint's state into a run; see `foreign_content_explained`.
+
+    Raises:
+        UserError: there is no memory for it.
+    """
     with torch.no_grad():
         for name, parameter in state.trainable().items():
             parameter.copy_(sharded_like(parameter, checkpoint.weights[name]))
@@ -345,8 +352,6 @@ def foreign_content_explained(step: int) -> Iterator[None]:
     try:
         yield
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            raise
         raise UserError(
             f"The checkpoint after step {step:,} is whole, but another version wrote it ({error}); "
             "go on with the version that began this run, or add --fresh to start over."
