@@ -75,7 +75,7 @@ def test_what_was_checked_is_what_training_does(words, tmp_path, monkeypatch, ca
     assert (plan["run"], plan["steps"], plan["voice"]) == ("server-tiny", 20, "Bot")
     assert plan["label"] == "modelled"
     assert plan["seconds"] > 0
-    assert plan["peak_bytes"] > 1e8
+    assert plan["peak_bytes"] > 1e8 and plan["peak_label"] == "modelled"
     assert "train_lora.py --training-data-path" in plan["command"]
     before = files_in(tmp_path / "adapters")
     assert run_here(monkeypatch, SCRIPT, *words, "--check") == 0

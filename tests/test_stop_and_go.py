@@ -81,7 +81,7 @@ def test_a_file_named_stop_saves_and_the_printed_command_goes_on(run):
     assert "asked to stop (the file" in run.text()
     assert not (run.folder / "STOP").exists()
     end = run.events("end")[-1]
-    assert (end["outcome"], end["sentence"]) == ("stopped", "Stopped and saved.")
+    assert (end["outcome"], end["sentence"]) == ("stopped", "Everything is saved.")
     saved = run.checkpoints()[-1]
     assert not damage(saved) and saved.name == f"step-{end['step']:08d}"
     assert SECRET not in error + run.text() + end["next_command"]
@@ -181,7 +181,7 @@ def test_a_terminal_that_is_closed_costs_nothing(run):
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 130
     end = run.events("end")[-1]
-    assert (end["outcome"], end["sentence"]) == ("stopped", "Stopped and saved.")
+    assert (end["outcome"], end["sentence"]) == ("stopped", "Everything is saved.")
     assert not damage(run.checkpoints()[-1])
     assert run.checkpoints()[-1].name == f"step-{end['step']:08d}"
     assert "SIGHUP" in run.text() and "Traceback" not in run.text()

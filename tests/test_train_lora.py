@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from discord_lora.analysis.morning.history import read_events
 from discord_lora.console import UserError
 from discord_lora.finetuning import keeping, session
+from discord_lora.finetuning.session import Session
 from discord_lora.finetuning.training_model import TrainingModel
 from run_scripts import run_here, start, tiny_model_folder, wait_for_steps, write_chat
 
@@ -260,6 +261,7 @@ def test_the_adapter_is_that_of_the_lowest_held_out_loss(tmp_path, monkeypatch, 
     assert run["losses"]["trained_nats_per_token"] == measured[best]
     assert run["losses"]["last_nats_per_token"] == measured[40]
     assert f"the adapter is that of step {best}" in capsys.readouterr().out
+    assert events[-1]["sentence"] == f"the adapter is that of step {best}"
     folder = tmp_path / "adapters" / "server-tiny"
     saved = load_file(folder / "checkpoints" / f"step-{best:08d}" / "weights.safetensors")
     written = load_file(folder / "adapter_model.safetensors")
@@ -267,7 +269,7 @@ def test_the_adapter_is_that_of_the_lowest_held_out_loss(tmp_path, monkeypatch, 
 
 
 def test_a_run_stops_early_when_the_held_out_loss_gets_no_better(tmp_path, monkeypatch, capsys):
-    _, events = run_of_server(
+    run, events = run_of_server(
         tmp_path,
         monkeypatch,
         max_steps=40,
@@ -278,8 +280,30 @@ def test_a_run_stops_early_when_the_held_out_loss_gets_no_better(tmp_path, monke
     )
     measured = [e["step"] for e in events if e["kind"] == "held_out"]
     assert measured[-1] < 40
-    assert "stopping early" in capsys.readouterr().out
-    assert [e["outcome"] for e in events if e["kind"] == "end"] == ["finished"]
+    out = " ".join(capsys.readouterr().out.split())
+    assert "stopping early" in out
+    (end,) = (e for e in events if e["kind"] == "end")
+    assert end["outcome"] == "finished"
+    why = "stopping early: no lower held-out loss in 2 measurements"
+    assert end["sentence"] == f"{why}; the adapter is that of step {run['steps']}"
+    assert f"{end['sentence']}." in out, "the outcome at the end has it, too"
+
+
+def test_what_fails_once_the_adapter_is_written_fails_no_run(tmp_path, monkeypatch, capsys):
+    """A process that is killed while it keeps the timing has ended before."""
+    known = []
+
+    def keep_timing(_session, *_arguments):
+        known.extend(read_events(tmp_path / "logs" / "server-tiny"))
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(Session, "_keep_timing", keep_timing)
+    _, events = run_of_server(tmp_path, monkeypatch)
+    assert events == known
+    assert (known[-1]["kind"], known[-1]["outcome"]) == ("end", "finished")
+    out = capsys.readouterr().out
+    assert "no timing for the next estimate: RuntimeError: CUDA error: out of memory" in out
+    assert "The adapter is finished" in out
 
 
 def test_losses_that_are_not_finite_send_the_run_back_and_end_in_a_diagnosis(

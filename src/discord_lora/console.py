@@ -36,8 +36,8 @@ class UserError(Exception):
         self.problems = problems
 
 
-class Interrupted(Exception):  # noqa: N818 - it is not an error: the work is saved
-    """The user stopped the work and everything is saved. The text says how to go on."""
+class Interrupted(Exception):  # noqa: N818 - it is not an error: that is what was asked for
+    """The user stopped the work. The text says what is saved and how to go on."""
 
 
 class _Console(Console):

@@ -3,15 +3,18 @@ import io
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from discord_lora.console import UserError
+from discord_lora.console import Interrupted, UserError
 from discord_lora.finetuning import adapter, disk_room
 from discord_lora.finetuning.adapter import save_adapter
 from discord_lora.finetuning.disk_room import is_full
+from discord_lora.finetuning.keeping import Keeper
 
 
 class FullFile(io.RawIOBase):
@@ -125,3 +128,17 @@ def test_an_adapter_folder_without_rights_is_one_sentence_and_no_waiting(tmp_pat
     with pytest.raises(UserError, match="OUTPUT_DIR"):
         save_adapter(Model(full=1, error=error), {}, Info(), tmp_path, no_room=pytest.fail)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stop_while_the_disk_is_full_says_what_is_lost_and_how_to_go_on():
+    log = SimpleNamespace(
+        incident=lambda _what, _sentence: None,
+        interrupted=lambda sentence: Interrupted(f"{sentence}\n  python again.py"),
+    )
+    state = SimpleNamespace(accelerator=Accelerator(cpu=True))
+    keeper = Keeper(state, None, log, SimpleNamespace(made=lambda: True), checkpoints_kept=1)
+    with pytest.raises(Interrupted) as stopped:
+        keeper._write(lambda no_room: no_room("The disk is full."))
+    first, command = str(stopped.value).splitlines()
+    assert "could not be saved" in first and "Make room" in first
+    assert command == "  python again.py"

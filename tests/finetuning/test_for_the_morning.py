@@ -1,5 +1,6 @@
 """Sample answers and report cost training nothing: no bit of the result, no run, no mode."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -72,11 +73,13 @@ def test_a_model_in_training_answers_as_its_saved_adapter_will(tmp_path, family,
     assert len(paths.fast) >= 3
     before = model.causal_model.config._attn_implementation
     assert (before == NAME) == ("attention" in paths.fast)
-    morning.note_answers(state_of(model), answering(), tmp_path / "logs", 7, pytest.fail)
+    event = partial(append_event, tmp_path)
+    morning.note_answers(state_of(model), answering(), 7, pytest.fail, event)
     assert model.causal_model.config._attn_implementation == before
     assert all(module.training for module in model.modules())
-    (event,) = read_events(tmp_path / "logs")
+    (event,) = read_events(tmp_path)
     assert (event["kind"], event["step"]) == ("answers", 7)
+    assert 0 < event["seconds"] < 60
 
     model.model.save_pretrained(tmp_path / "adapter")
     base = load_base_model(str(tmp_path / "base"), detect_hardware(), quantization)
@@ -95,7 +98,8 @@ def test_what_is_learned_next_is_the_same_to_the_bit(tmp_path):
         torch.manual_seed(5)
         for _ in range(2):
             if asked:
-                morning.note_answers(state_of(model), answering(), tmp_path, 1, pytest.fail)
+                event = partial(append_event, tmp_path)
+                morning.note_answers(state_of(model), answering(), 1, pytest.fail, event)
             model(collate(examples())).backward()
         drawn = torch.rand(3)
         ends.append(([p.grad.clone() for p in model.trainable().values()], drawn))
@@ -110,11 +114,11 @@ def test_answers_that_fail_cost_themselves_only(tmp_path):
     def fail(_model):
         raise ZeroDivisionError("a bug")
 
-    morning.note_answers(state_of(model), fail, tmp_path / "logs", 7, said.append)
+    morning.note_answers(state_of(model), fail, 7, said.append, partial(append_event, tmp_path))
     (sentence,) = said
     assert sentence.startswith("no sample answers after step 7: ZeroDivisionError: a bug (")
     assert "test_for_the_morning.py, line" in sentence
-    assert read_events(tmp_path / "logs") == []
+    assert read_events(tmp_path) == []
     assert model.causal_model.config._attn_implementation == NAME
 
 
@@ -127,7 +131,7 @@ def test_of_several_processes_only_the_main_one_answers_and_all_meet(tmp_path):
         wait_for_everyone=lambda: waited.append(1),
     )
     state = SimpleNamespace(accelerator=other, training_model=model)
-    morning.note_answers(state, lambda _model: pytest.fail("asked"), tmp_path, 1, pytest.fail)
+    morning.note_answers(state, lambda _model: pytest.fail("asked"), 1, pytest.fail, pytest.fail)
     assert waited == [1]
 
 

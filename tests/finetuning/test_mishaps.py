@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 
 from discord_lora.console import UserError
 from discord_lora.finetuning.loop import Events, evaluate, fit
 from discord_lora.finetuning.mishaps import (
     LONGEST_PAUSE,
+    OVERFLOWS_IN_A_ROW,
     RETURNS,
     TRIES_ALONE,
     Mishaps,
@@ -318,6 +320,29 @@ def test_fp16_leaves_out_a_step_whose_loss_is_infinite_although_its_gradient_is_
         fit(state, Night(state, can_go_back=False).events())
     assert all(torch.equal(value, before[name]) for name, value in weights(state).items())
     assert scaler.get_scale() == 8.0, "the gradients were fine"
+
+
+def test_steps_that_fp16_leaves_out_are_counted_and_many_in_a_row_are_told(monkeypatch):
+    state = make_state()
+    monkeypatch.setattr(Accelerator, "mixed_precision", "fp16")  # which accelerate refuses a CPU
+    state.accelerator.native_amp = True
+    state.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    state.optimizer = AcceleratedOptimizer(
+        state.optimizer.optimizer, device_placement=False, scaler=state.accelerator.scaler
+    )
+    state.accelerator._optimizers = [state.optimizer]
+    night = Night(state)
+    too_large = {1, 2, 5, *range(8, 9 + OVERFLOWS_IN_A_ROW)}
+    parameter = next(iter(state.trainable().values()))
+    parameter.register_hook(
+        lambda gradient: gradient * (torch.inf if len(night.results) + 1 in too_large else 1)
+    )
+    assert fit(state, night.events()) == "finished"
+    assert state.mishaps.left_out == {"not_finite": 0, "overflowed": len(too_large)}
+    assert state.scheduler.last_epoch == 15 - len(too_large)
+    assert night.kinds() == ["fp16_overflow"]
+    assert f"step {7 + OVERFLOWS_IN_A_ROW}: " in night.incidents[0][1]
+    assert state.mishaps.overflows_in_a_row == 0
 
 
 class Torn:

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import torch
 
-from discord_lora.analysis.morning.history import read_events
 from discord_lora.analysis.plan.memory import ActivationBytes, MemoryPlan
 from discord_lora.analysis.plan.night import RunTime
 from discord_lora.finetuning import prediction
@@ -24,30 +23,37 @@ def state(processes=1, main=True):
     )
 
 
-def tell(tmp_path, monkeypatch, taken, **changes):
-    monkeypatch.setattr(prediction, "foresee", lambda *_: taken)
-    settings = load_settings({"logs_dir": tmp_path / "logs", **changes}, env_file=None)
-    said = []
+def tell(tmp_path, monkeypatch, night):
+    monkeypatch.setattr(prediction, "foresee", lambda *_: night)
+    said, events = [], []
+    log = SimpleNamespace(
+        history=tmp_path / "logs" / "mine",
+        go_on="python x",
+        say=said.append,
+        event=lambda kind, **values: events.append({"kind": kind, **values}),
+    )
     announce(
-        state(), settings, CPU, said.append, run="mine", voice="Bot", command="python x",
-        first_step=0, largest_row=500,
-    )  # fmt: skip
-    return said, read_events(tmp_path / "logs" / "mine")
+        state(), load_settings(env_file=None), CPU, log, voice="Bot", first_step=0, largest_row=500
+    )
+    return said, events
 
 
 def test_the_end_is_said_and_written(tmp_path, monkeypatch):
-    said, (event,) = tell(tmp_path, monkeypatch, RunTime(10, 100, 5, 5, "calibrated"))
+    night = SimpleNamespace(
+        as_set_time=RunTime(10, 100, 5, 5, "calibrated"), peak_bytes=3e9, peak_source="modelled"
+    )
+    said, (event,) = tell(tmp_path, monkeypatch, night)
     assert said[0].startswith("mine ends about ")
-    assert (event["seconds"], event["label"], event["steps"]) == (120, "calibrated", 100)
-    assert event["peak_bytes"] > 0
+    assert (event["kind"], event["run"], event["steps"]) == ("plan", "mine", 100)
+    assert (event["seconds"], event["label"]) == (120, "calibrated")
+    assert (event["peak_bytes"], event["peak_label"]) == (3e9, "modelled"), "not what was measured"
     assert (event["voice"], event["hardware"], event["command"]) == ("Bot", "CPU", "python x")
 
 
 def test_what_is_not_known_is_not_invented(tmp_path, monkeypatch):
     said, (event,) = tell(tmp_path, monkeypatch, None)
     assert said == []
-    assert "seconds" not in event and "label" not in event
-    assert event["peak_bytes"] > 0
+    assert not {"seconds", "label", "peak_bytes", "peak_label"} & event.keys()
 
 
 def test_several_processes_are_not_predicted():

@@ -9,7 +9,7 @@ from rich.console import Console
 from discord_lora.analysis.morning.history import read_events
 from discord_lora.console import Interrupted, UserError, make_console
 from discord_lora.finetuning.loop import HeldOutLoss, StepResult
-from discord_lora.finetuning.run_log import RunLog
+from discord_lora.finetuning.run_log import RECENT_LINES, RunLog
 from discord_lora.finetuning.telemetry import Reading
 from discord_lora.hardware import detect_hardware
 
@@ -29,8 +29,7 @@ class Tracker:
 
 def make_log(tmp_path, *, main=True, first_step=0, console=None, **options):
     return RunLog(
-        folder=tmp_path,
-        run="a-run",
+        logs=tmp_path / "a-run",
         console=console or Console(file=io.StringIO()),
         hardware=HARDWARE,
         accelerator=Tracker(main),
@@ -78,8 +77,9 @@ def test_the_history_holds_what_it_says_it_holds(tmp_path):
     }
     assert set(step) == {
         *("kind", "step", "loss", "learning_rate"),
-        *("messages_per_second", "tokens_per_second", "memory_bytes"),
+        *("messages_per_second", "tokens_per_second", "memory_bytes", "peak_bytes"),
     }
+    assert step["peak_bytes"] > 1e6
     assert (step["step"], step["loss"], last["step"]) == (2, 2.0, 4)
     assert memory["what"] == "out_of_memory" and memory["step"] == 2
     assert "512 tokens" in memory["sentence"]
@@ -139,6 +139,67 @@ def test_an_end_that_was_told_is_not_told_twice(tmp_path):
         log.ended("finished", "stopped early, after step 3")
     ends = [event["sentence"] for event in events(tmp_path) if event["kind"] == "end"]
     assert ends == ["stopped early, after step 3"]
+
+
+def test_what_ends_a_run_that_was_asked_to_stop_says_the_command_that_goes_on(tmp_path):
+    with pytest.raises(Interrupted) as stopped, make_log(tmp_path) as log:
+        raise log.interrupted("Half of it is saved.")
+    assert events(tmp_path)[-1]["sentence"] == "Half of it is saved."
+    assert str(stopped.value).endswith("to go on:\n  python again.py")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds of training, set by the test."""
+    it = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(RunLog, "training_seconds", property(lambda _log: it.now))
+    return it
+
+
+def rates_and_time_left(log, clock, tmp_path, *pairs_of_steps):
+    """Of lines over two steps each, which take so many seconds together."""
+    first = log.step
+    for n, seconds in enumerate(pairs_of_steps):
+        clock.now += seconds
+        do_steps(log, first + 2 * n + 1, first + 2 * n + 2)
+    text = (tmp_path / "training.log").read_text(encoding="utf-8")
+    rates = [it["messages_per_second"] for it in events(tmp_path) if it["kind"] == "step"]
+    return rates, [line.split("left ")[1] for line in text.splitlines() if "left " in line]
+
+
+def test_rates_are_those_since_the_line_before(tmp_path, clock):
+    with make_log(tmp_path) as log:
+        log.steps = 1000
+        rates, left = rates_and_time_left(log, clock, tmp_path, 80, 8, 4)
+    assert rates == [0.1, 1.0, 2.0]
+    assert left[0] == "11:05:20", "998 steps of 40 s"
+
+
+def test_the_time_left_forgets_how_slow_the_start_was(tmp_path, clock):
+    with make_log(tmp_path) as log:
+        log.steps = 100 + 2 * RECENT_LINES
+        _, left = rates_and_time_left(log, clock, tmp_path, 10_000, *[2] * RECENT_LINES)
+    assert left[-1] == "0:01:38", "98 steps of a second"
+
+
+def test_sleep_that_is_found_out_after_a_line_spoils_that_line_only(tmp_path, clock):
+    with make_log(tmp_path) as log:
+        log.steps = 1000
+        rates_and_time_left(log, clock, tmp_path, 8, 8 + 30_000)
+        clock.now -= 30_000
+        rates, left = rates_and_time_left(log, clock, tmp_path, 8)
+    assert (rates[0], rates[2]) == (1.0, 1.0), "since the line before the sleep"
+    assert left[2] == "1:06:16", "994 steps of 4 s"
+
+
+def test_steps_that_taught_nothing_are_counted_in_the_history(tmp_path):
+    counts = {"not_finite": 1, "overflowed": 0}
+    with make_log(tmp_path, left_out=lambda: counts) as log:
+        do_steps(log, 1, 2)
+        counts["overflowed"] = 3
+    _, step, end = events(tmp_path)
+    assert (step["not_finite"], step["overflowed"]) == (1, 0)
+    assert (end["not_finite"], end["overflowed"]) == (1, 3)
 
 
 def test_a_card_is_in_the_line_and_in_the_history(tmp_path):

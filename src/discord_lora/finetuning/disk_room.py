@@ -103,10 +103,13 @@ class WaitForRoom:
         say: Callable[[str], None],
         stop_requested: Callable[[], bool],
         still_here: Callable[[], None] = lambda: None,
+        interrupted: Callable[[str], Interrupted] = Interrupted,
     ) -> None:
+        """`interrupted` makes a sentence what ends the run."""
         self._say = say
         self._stop_requested = stop_requested
         self._still_here = still_here
+        self._interrupted = interrupted
         self._began: float | None = None
 
     def __call__(self, sentence: str) -> None:
@@ -121,9 +124,9 @@ class WaitForRoom:
         until = time.monotonic() + LOOK_SECONDS
         while time.monotonic() < until:
             if self._stop_requested():
-                raise Interrupted(
-                    "Stopped with a full disk: what came after the last checkpoint could not be "
-                    "saved. Make room and run the same command again to go on from there."
+                raise self._interrupted(
+                    "The disk is full, and what came after the last checkpoint could not be saved. "
+                    "Make room first."
                 )
             time.sleep(0.1)
         self._still_here()

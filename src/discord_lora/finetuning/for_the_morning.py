@@ -3,6 +3,7 @@
 Neither is worth a night: what goes wrong here is said on the log and costs itself only.
 """
 
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +13,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from discord_lora.analysis.morning.history import append_event
 from discord_lora.analysis.morning.morning_html import REPORT_FILE, write_report
 from discord_lora.analysis.morning.morning_page import print_outcome
 from discord_lora.analysis.morning.morning_report import read_report
@@ -28,9 +28,11 @@ Say = Callable[[str], None]
 
 
 def note_answers(
-    state: TrainingState, answering: Answering, folder: Path, step: int, say: Say
+    state: TrainingState, answering: Answering, step: int, say: Say, event: Callable[..., None]
 ) -> None:
     """Let the model as it is now answer the sample questions; an `answers` event of the history.
+
+    `say` and `event` are those of the run's log.
 
     Training does not notice: no random numbers are drawn, no gradient is kept, and modules return
     to their mode. Of several processes the main one answers and the others wait. Where weights are
@@ -40,14 +42,15 @@ def note_answers(
         return
     if state.accelerator.is_main_process:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            began = time.perf_counter()
             model = state.training_model
             with usual_attention(model.causal_model), state.accelerator.autocast():
                 answers = answering(model.model)
             if answers:
-                append_event(folder, "answers", step=step, answers=answers)
+                seconds = round(time.perf_counter() - began, 3)
+                event("answers", step=step, seconds=seconds, answers=answers)
         except Exception as error:
-            say(f"no sample answers after step {step:,}: {_what_failed(error)}")
+            say(f"no sample answers after step {step:,}: {what_failed(error)}")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # training finds the card's memory as it left it
     state.accelerator.wait_for_everyone()
@@ -58,7 +61,7 @@ def write_report_or_say(folder: Path, say: Say) -> None:
     try:
         write_report(folder)
     except Exception as error:
-        say(f"no morning report: {_what_failed(error)}")
+        say(f"no morning report: {what_failed(error)}")
 
 
 @contextmanager
@@ -86,10 +89,10 @@ def _report(folder: Path, console: Console) -> None:
             print_outcome(console, report)
             say(f"the night in one page: {folder / REPORT_FILE}")
     except Exception as error:
-        say(f"no morning report: {_what_failed(error)}")
+        say(f"no morning report: {what_failed(error)}")
 
 
-def _what_failed(error: Exception) -> str:
+def what_failed(error: Exception) -> str:
     """In one line; a bug with the place where it is."""
     if isinstance(error, UserError | OSError | MemoryError):
         return str(error) or type(error).__name__

@@ -205,7 +205,8 @@ def look_ahead(
     tokens = [sum(map(len, examples)) for examples in epoch.walk()]
     made = fit_data(shape, machine, settings, tokens, max(map(len, epoch.examples)))
     if memory is not None:
-        made = replace(made, plan=memory)
+        activations = memory.expected_bytes - memory.activations.fixed
+        made = replace(made, plan=memory, use=replace(made.use, activations=activations))
     budget = made.plan.token_budget
     day = workday(
         steps_in_rows(settings, epoch, budget),

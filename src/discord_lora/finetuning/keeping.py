@@ -93,7 +93,7 @@ class Keeper:
             self.log.saved(step, seconds, path)
         with self.log.aside("the sample answers"):
             if self.answering is not None and not self.stop.in_a_hurry:
-                note_answers(self.state, self.answering, self.folder.logs, step, self.log.say)
+                note_answers(self.state, self.answering, step, self.log.say, self.log.event)
             if self.state.accelerator.is_main_process:
                 write_report_or_say(self.folder.logs, self.log.say)
         return None
@@ -133,6 +133,7 @@ class Keeper:
             lambda sentence: self.log.incident("full_disk", sentence),
             self.stop.made,
             still_waiting,
+            self.log.interrupted,
         )
         failure: UserError | None = None
         if accelerator.is_main_process:

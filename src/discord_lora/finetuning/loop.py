@@ -199,10 +199,11 @@ def train_step(
         accelerator.scaler.update()  # it goes down if the gradients were infinite
     if bad:
         state.mishaps.note_bad_step(step, examples, bad, events.incident)
+    elif accelerator.optimizer_step_was_skipped:  # fp16 found its scale too high
+        state.mishaps.note_overflow(step, events.incident)
     else:
         state.mishaps.note_good_step()
-        if not accelerator.optimizer_step_was_skipped:  # fp16 found its scale too high
-            state.scheduler.step()
+        state.scheduler.step()
     state.optimizer.zero_grad(set_to_none=True)
     return StepResult(
         step=step,

@@ -29,6 +29,8 @@ LOWER_RATE = 0.5
 """The learning rate after a return, as a share of the one before."""
 LOWER_SCALE = 1 / 16
 """The same for the scale of fp16."""
+OVERFLOWS_IN_A_ROW = 5
+"""Steps whose gradients fp16 cannot hold are worth a word then: one or two find its scale."""
 
 FEW_SET_ASIDE = 10
 SHARE_SET_ASIDE = 0.01
@@ -51,6 +53,9 @@ class Mishaps:
     last_bad_examples: list[str] = field(default_factory=list)
     returns: int = 0
     """To one and the same stretch of steps."""
+    overflowed_steps: int = 0
+    """Steps whose gradient was too large for fp16 at its scale, which halves then."""
+    overflows_in_a_row: int = 0
 
     @classmethod
     def of(cls, progress: dict[str, Any]) -> "Mishaps":
@@ -59,6 +64,11 @@ class Mishaps:
 
     def as_progress(self) -> dict[str, Any]:
         return {"mishaps": asdict(self)}
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Steps that taught nothing, by the names that the history has for them."""
+        return {"not_finite": self.skipped_steps, "overflowed": self.overflowed_steps}
 
     def put_aside(
         self, example: TokenizedExample, reason: str, examples: int, incident: Incident
@@ -95,8 +105,20 @@ class Mishaps:
         self.last_bad_examples = [name_of(example) for example in examples[:EXAMPLES_NAMED]]
         incident("not_finite", f"step {step:,}: {what}; the step is left out")
 
-    def note_good_step(self) -> None:
+    def note_overflow(self, step: int, incident: Incident) -> None:
+        """fp16 left a step out: its gradient was infinite, and the scale is lower now."""
         self.bad_steps_in_a_row = 0
+        self.overflowed_steps += 1
+        self.overflows_in_a_row += 1
+        if self.overflows_in_a_row == OVERFLOWS_IN_A_ROW:
+            incident(
+                "fp16_overflow",
+                f"step {step:,}: the gradients of {OVERFLOWS_IN_A_ROW} steps in a row were too "
+                "large for fp16; these steps taught nothing, and its scale goes on falling",
+            )
+
+    def note_good_step(self) -> None:
+        self.bad_steps_in_a_row = self.overflows_in_a_row = 0
 
     def note_checkpoint(self, step: int) -> None:
         """A checkpoint beyond the trouble: from there on a return is a first one again."""

@@ -1,19 +1,18 @@
 """How long the steps to come take, said when the model is loaded and before the first of them."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
+from typing import Any
 
-from discord_lora.analysis.morning.history import append_event
 from discord_lora.analysis.plan.fights import doubts_of_time
 from discord_lora.analysis.plan.memory import RESERVE_BYTES
 from discord_lora.analysis.plan.model_shapes import ModelShape
-from discord_lora.analysis.plan.night import RunTime
+from discord_lora.analysis.plan.night import NightPlan, RunTime
 from discord_lora.analysis.plan.timings import newest_timing
 from discord_lora.finetuning.calibration import seconds_since_start
 from discord_lora.finetuning.forecast import night_of
 from discord_lora.finetuning.preflight_page import end_sentence
+from discord_lora.finetuning.run_log import RunLog
 from discord_lora.finetuning.training_state import TrainingState
 from discord_lora.hardware import Hardware, is_out_of_memory
 from discord_lora.settings import Settings
@@ -21,8 +20,8 @@ from discord_lora.settings import Settings
 
 def foresee(
     state: TrainingState, settings: Settings, hardware: Hardware, first_step: int = 0
-) -> RunTime | None:
-    """Seconds of the steps to come, the start-up as it was; None if they cannot be predicted.
+) -> NightPlan | None:
+    """The plan of the steps to come, the start-up as it was; None if they cannot be predicted.
 
     That is so for several processes and for models of an unusual kind.
     """
@@ -48,35 +47,35 @@ def foresee(
         memory=replace(state.memory, token_budget=state.token_budget),
         first_step=first_step,
     )
-    return replace(night.as_set_time, start_up=seconds_since_start())
+    return replace(night, prices=replace(night.prices, start_up_seconds=seconds_since_start()))
 
 
 def announce(
     state: TrainingState,
     settings: Settings,
     hardware: Hardware,
-    say: Callable[[str], None],
+    log: RunLog,
     *,
-    run: str,
     voice: str,
-    command: str,
     first_step: int,
     largest_row: int,
 ) -> None:
-    """Say when the run ends, and write what is predicted into its history.
-
-    To be called when the largest micro-batch was tried: the memory that it took is the peak.
-    """
-    taken = foresee(state, settings, hardware, first_step)
-    if taken is not None:
-        say(f"{run} {end_sentence(taken, datetime.now())}")
+    """Say when the run ends, and write what is predicted into its history."""
+    run, taken = log.history.name, None
+    predicted: dict[str, Any] = {}
+    night = foresee(state, settings, hardware, first_step)
+    if night is not None:
+        taken = night.as_set_time
+        log.say(f"{run} {end_sentence(taken, datetime.now())}")
+        predicted = {
+            "seconds": taken.total,
+            "label": taken.source,
+            "peak_bytes": night.peak_bytes,
+            "peak_label": night.peak_source,
+        }
     for doubt in doubts_when_loaded(state, settings, hardware, taken, largest_row):
-        say(f"warning: {doubt}")
-    if not state.accelerator.is_main_process:
-        return
-    predicted = {} if taken is None else {"seconds": taken.total, "label": taken.source}
-    append_event(
-        history_folder(settings, run),
+        log.say(f"warning: {doubt}")
+    log.event(
         "plan",
         run=run,
         steps=state.plan.steps,
@@ -84,20 +83,9 @@ def announce(
         base_model=settings.base_model,
         voice=voice,
         hardware=hardware.name,
-        command=command,
-        peak_bytes=hardware.peak_bytes(),
+        command=log.go_on,
         **predicted,
     )
-
-
-def history_folder(settings: Settings, run: str) -> Path:
-    """Where the run's history is; made if it can be."""
-    folder = settings.logs_dir / run
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return settings.logs_dir
-    return folder
 
 
 def doubts_when_loaded(

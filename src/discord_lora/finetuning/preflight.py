@@ -203,7 +203,8 @@ def check(run: Run, console: Console) -> None:
     )
     used = Memory(hardware.used_bytes(), hardware.total_bytes)
     show(console, "largest", f"a micro-batch of {tokens:,} tokens went forth and back: {used} used")
-    taken = foresee(state, settings, hardware, first_step)
+    night = foresee(state, settings, hardware, first_step)
+    taken = None if night is None else night.as_set_time
     steps = run.plan.steps - first_step
     show(
         console,

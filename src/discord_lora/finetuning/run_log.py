@@ -2,8 +2,10 @@
 
 import time
 import traceback
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -22,10 +24,24 @@ from discord_lora.hardware import Hardware
 
 LOG_FILE = "training.log"
 
+RECENT_LINES = 20
+"""The time left is told by the pace since so many lines ago: a night's pace changes."""
+
 
 def format_duration(seconds: float) -> str:
     """`1:02:03`, or `2 days, 1:02:03`."""
     return str(timedelta(seconds=round(seconds)))
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What this process had done when a line was written."""
+
+    seconds: float = 0.0
+    """Of training."""
+    steps: int = 0
+    messages: int = 0
+    tokens: int = 0
 
 
 class RunLog:
@@ -37,8 +53,7 @@ class RunLog:
     def __init__(
         self,
         *,
-        folder: Path,
-        run: str,
+        logs: Path,
         console: Console,
         hardware: Hardware,
         accelerator: Accelerator,
@@ -47,11 +62,15 @@ class RunLog:
         log_every_steps: int,
         go_on: str = "",
         talk: str = "",
+        left_out: Callable[[], dict[str, int]] = dict,
     ) -> None:
-        """`go_on` and `talk`: the commands to type after a run that stopped, and a finished one.
+        """For the run whose history is in `logs`; `training.log` is beside that folder.
+
+        `go_on` and `talk`: the commands to type after a run that stopped, and a finished one.
+        `left_out`: how many steps taught nothing so far, for the history.
 
         Raises:
-            UserError: `folder` cannot be written.
+            UserError: `logs` cannot be written.
         """
         self.console = console
         self.hardware = hardware
@@ -66,7 +85,9 @@ class RunLog:
         self.steps_taken = 0
         self.messages = 0
         self.tokens = 0
-        self.history = folder / run
+        self.marks = deque([Mark()], maxlen=RECENT_LINES)
+        self.left_out = left_out
+        self.history = logs
         self.text: TextLog | None = None
         self.ended_already = False
         if accelerator.is_main_process:
@@ -74,7 +95,7 @@ class RunLog:
                 self.history.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise UserError(f"LOGS_DIR: cannot write into {self.history} ({error}).") from None
-            self.text = TextLog(folder / LOG_FILE)
+            self.text = TextLog(logs.parent / LOG_FILE)
         self.card = CardWatch(hardware.device)
         self.watchdog = Watchdog(
             incident=self.incident, write=self._write_line, slept=self._slept, first_step=first_step
@@ -104,6 +125,10 @@ class RunLog:
             self.ended("failed", str(error) or type(error).__name__)
         if self.text:
             self.text.close()
+
+    def interrupted(self, sentence: str) -> Interrupted:
+        """To be raised where a run stops as it was asked to; `sentence` says what is saved."""
+        return Interrupted(f"{sentence}\nRun the same command again to go on:\n  {self.go_on}")
 
     def say(self, sentence: str) -> None:
         """A line for the log and for whoever is watching."""
@@ -150,6 +175,7 @@ class RunLog:
             sentence=sentence,
             seconds=round(seconds_since_start(), 1),
             peak_bytes=self.hardware.peak_bytes(),
+            **self.left_out(),
             next_command=self.talk if outcome == "finished" else self.go_on,
         )
 
@@ -178,14 +204,18 @@ class RunLog:
             self._report(result, loss, self.card.read())
 
     def _report(self, result: StepResult, loss: float, card: Reading) -> None:
-        elapsed = self.training_seconds
-        rate = elapsed / self.steps_taken
+        now = Mark(self.training_seconds, self.steps_taken, self.messages, self.tokens)
+        # Sleep that came to light after a line was written is taken off: then that line lies ahead.
+        marks = [mark for mark in self.marks if mark.seconds < now.seconds] or [Mark()]
+        last, first = marks[-1], marks[0]
+        self.marks.append(now)
+        pace = (now.seconds - first.seconds) / (now.steps - first.steps)
         memory = self.hardware.used_bytes() if card.memory_bytes is None else card.memory_bytes
         figures = {
             "loss": loss,
             "learning_rate": result.learning_rate,
-            "messages_per_second": self.messages / elapsed,
-            "tokens_per_second": self.tokens / elapsed,
+            "messages_per_second": (now.messages - last.messages) / (now.seconds - last.seconds),
+            "tokens_per_second": (now.tokens - last.tokens) / (now.seconds - last.seconds),
         }
         line = (
             f"step {result.step:,} of {self.steps:,}  loss {loss:.4f}  "
@@ -193,12 +223,20 @@ class RunLog:
             f"{figures['messages_per_second']:.2f} messages/s  "
             f"{figures['tokens_per_second']:.0f} tokens/s  {self._memory(memory)}  "
             f"{card.words()}{'  ' if card.words() else ''}"
-            f"left {format_duration(rate * (self.steps - result.step))}"
+            f"left {format_duration(pace * (self.steps - result.step))}"
         )
         self._write_line(line)
         if not self.console.is_terminal:
             self._show(line)
-        self.event("step", step=result.step, **figures, memory_bytes=memory, **card.event())
+        self.event(
+            "step",
+            step=result.step,
+            **figures,
+            memory_bytes=memory,
+            peak_bytes=self.hardware.peak_bytes(),
+            **self.left_out(),
+            **card.event(),
+        )
         of_card = {name: value for name, value in card.event().items() if name != "throttled"}
         self._track(result.step, {**figures, "memory_gb": memory / 1e9, **of_card})
         too_hot = self.card.too_hot_for_long(card)

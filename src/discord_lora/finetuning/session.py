@@ -14,14 +14,14 @@ from torch import Tensor
 from discord_lora.adapter_folder import RunInfo
 from discord_lora.analysis.plan.timings import add_timing
 from discord_lora.base_model import load_base_model
-from discord_lora.console import Interrupted, UserError, plainly
+from discord_lora.console import UserError, plainly
 from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.packing import TrainingPlan
 from discord_lora.finetuning.adapter import attach_adapter, library_versions
 from discord_lora.finetuning.calibration import seconds_since_start, timing_of_run
 from discord_lora.finetuning.checkpoints import Checkpoint, load_step
 from discord_lora.finetuning.continuing import check_identity, settings_of_run
-from discord_lora.finetuning.for_the_morning import Answering, report_at_the_end
+from discord_lora.finetuning.for_the_morning import Answering, report_at_the_end, what_failed
 from discord_lora.finetuning.keep_awake import kept_awake
 from discord_lora.finetuning.keeping import Keeper, newest_for_all
 from discord_lora.finetuning.loop import Ending, Events, GivenUpError, evaluate, fit
@@ -49,8 +49,6 @@ from discord_lora.typed_command import script_command, typed_command
 
 LEAST_STEPS_TIMED = 20
 """Fewer steps say little about the next run."""
-
-GO_ON = "Run the same command again to go on:"
 
 
 @dataclass(slots=True)
@@ -132,13 +130,12 @@ class Session:
         """Go on from the newest whole checkpoint, or start; returns the adapter's folder.
 
         Raises:
-            Interrupted: a stop was asked for; everything is saved.
+            Interrupted: a stop was asked for; it says what is saved.
         """
         first_step = self.resume()
         name = self.folder.path.name
         log = RunLog(
-            folder=self.settings.logs_dir,
-            run=name,
+            logs=self.folder.logs,
             console=console,
             hardware=self.hardware,
             accelerator=self.state.accelerator,
@@ -147,6 +144,7 @@ class Session:
             log_every_steps=self.settings.log_every_steps,
             go_on=typed_command(),
             talk=script_command("scripts/chat.py", "--adapter", self.folder.path),
+            left_out=lambda: self.state.mishaps.left_out,
         )
         is_main = self.state.accelerator.is_main_process
         report = report_at_the_end(self.folder.logs, console, is_main_process=is_main)
@@ -208,7 +206,7 @@ class Session:
         """Train to the end and write the adapter.
 
         Raises:
-            Interrupted: a stop was asked for; everything is saved.
+            Interrupted: a stop was asked for; it says what is saved.
         """
         log = keeper.log
         with log.aside("the try of the largest micro-batch"):
@@ -219,10 +217,8 @@ class Session:
             self.state,
             self.settings,
             self.hardware,
-            log.say,
-            run=self.folder.path.name,
+            log,
             voice=self.info.voice.name,
-            command=log.go_on,
             first_step=first_step,
             largest_row=tokens,
         )
@@ -245,21 +241,23 @@ class Session:
         if not self.measured.is_out_of_patience(patience):  # a run may be killed after that
             ending = fit(self.state, events, first_step)
         if ending == "stopped":
-            raise Interrupted(f"Stopped and saved.\n{GO_ON}\n  {log.go_on}")
+            raise log.interrupted("Everything is saved.")
         training_seconds = log.training_seconds
         last_step = self.measured.last_step if ending == "early" else self.state.plan.steps
+        early = ""
         if ending == "finished":
             self._measure(keeper, "trained", last_step)
         else:
-            log.say(f"stopping early: no lower held-out loss in {patience} measurements")
-        weights = self._chosen_weights(log, last_step)
-        keeper.write_adapter(weights, self.info, self.measured.best_step)
+            early = f"stopping early: no lower held-out loss in {patience} measurements"
+            log.say(early)
+        self._write_adapter(keeper, last_step, early)
         if ending == "finished":
-            # The adapter is safe: what goes wrong from here on may cost the next estimate, no more.
-            with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
+            try:
                 self._keep_timing(
                     training_seconds, first_step, tokens, start_up, keeper.save_seconds
                 )
+            except Exception as error:  # the adapter is safe: this costs the next estimate, no more
+                log.say(f"no timing for the next estimate: {what_failed(error)}")
         return self.folder.path
 
     def _measure_what_is_due(self, keeper: Keeper, step: int) -> None:
@@ -314,6 +312,13 @@ class Session:
         if self.measurement_due:
             self._measure(keeper, "epoch", step)
         return step
+
+    def _write_adapter(self, keeper: Keeper, last_step: int, early: str) -> None:
+        weights = self._chosen_weights(keeper.log, last_step)
+        keeper.write_adapter(weights, self.info, self.measured.best_step)
+        # At once: whoever is killed from here on finds a run that has ended.
+        chosen = f"the adapter is that of step {self.info.steps:,}"
+        keeper.log.ended("finished", f"{early}; {chosen}" if early else chosen)
 
     def _chosen_weights(self, log: RunLog, last_step: int) -> dict[str, Tensor]:
         """Those with the lowest held-out loss; where no others had a lower one, the last."""
@@ -378,7 +383,7 @@ class Session:
             if name == "epoch" and keeper.stop.in_a_hurry:
                 raise GivenUpError
             if name != "epoch" and keeper.stop.made():
-                raise Interrupted(f"Stopped.\n{GO_ON}\n  {log.go_on}")
+                raise log.interrupted("Everything is saved.")
 
         try:
             with log.aside("the measurement of the held-out loss"):

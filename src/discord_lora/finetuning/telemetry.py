@@ -13,17 +13,19 @@ from typing import Any, TypeVar
 import pynvml
 import torch
 
+from discord_lora.analysis.morning.history import POWER_LIMIT
+
 Value = TypeVar("Value")
 
 SLOWED_BY = {
     pynvml.nvmlClocksEventReasonSwThermalSlowdown: "heat",
     pynvml.nvmlClocksEventReasonHwThermalSlowdown: "heat",
-    pynvml.nvmlClocksEventReasonSwPowerCap: "power limit",
+    pynvml.nvmlClocksEventReasonSwPowerCap: POWER_LIMIT,
     pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown: "power supply",
     pynvml.nvmlClocksEventReasonHwSlowdown: "hardware protection",
 }
-"""The reasons that mean slower work; the others (idle, clocks set by somebody) do not. Each card at
-full load is at its power limit. `hardware protection` comes with heat or power supply."""
+"""The reasons that mean slower work; the others (idle, clocks set by somebody) do not.
+`hardware protection` comes with heat or power supply."""
 
 HEAT_SECONDS = 180.0
 """Slowed by heat at each look for so long, the card is worth a word."""

@@ -29,6 +29,15 @@ def test_steps_done_again_count_once_and_incidents_stay(tmp_path):
     assert [e["what"] for e in events if e["kind"] == "incident"] == ["out_of_memory"]
 
 
+def test_a_return_to_no_step_is_none(tmp_path):
+    append_event(tmp_path, "step", step=10, loss=3.0)
+    for back_to in (None, "3", 2.5, -1, 10**13):
+        append_event(tmp_path, "incident", step=12, what="went_back", back_to=back_to)
+    assert [event["step"] for event in read_events(tmp_path) if event["kind"] == "step"] == [10]
+    append_event(tmp_path, "incident", step=12, what="went_back", back_to=3)
+    assert [event["step"] for event in read_events(tmp_path) if event["kind"] == "step"] == []
+
+
 def test_a_torn_line_costs_itself_only(tmp_path):
     append_event(tmp_path, "step", step=10, loss=3.0)
     with (tmp_path / HISTORY_FILE).open("ab") as file:

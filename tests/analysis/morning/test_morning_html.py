@@ -78,7 +78,7 @@ def night(word, count=1):
         answers = [{"prompt": word, "real": word, "answer": f"{word}{n}"}]
         events += [
             *({"kind": "step", "step": step - 50 + k, "loss": 3 - step / 10_000,
-               "learning_rate": 1e-3, "celsius": 70, "watts": 200, "throttled": True,
+               "learning_rate": 1e-3, "celsius": 70, "watts": 200, "throttled": "heat",
                "messages_per_second": 4 + k / 50, "memory_bytes": 8e9} for k in range(50)),
             {"kind": "held_out", "step": step, "nats_per_token": 3 - n / 100, "messages": 9},
             {"kind": "answers", "step": step, "answers": answers},

@@ -154,6 +154,20 @@ def test_plan_and_start_come_in_any_order(plan_first, processes):
     assert [it.what for it in report.incidents] == ["cut off", "cut off"]
 
 
+@pytest.mark.parametrize(
+    "said", ["Everything is saved.", "left at once; the last checkpoint is whole"]
+)
+def test_a_stop_says_what_was_saved_and_nothing_else(said):
+    events = [plan(), start(5), *steps(1, 7, 10), end(30, "stopped", step=7, sentence=said)]
+    stopped = report_of(*events)
+    assert stopped.sentence.endswith(f"after step 7 of 40: {said}")
+    going_on = report_of(*events, plan(100), start(110, step=5), *steps(6, 9, 120))
+    sentence = going_on.incidents[0].sentence
+    assert sentence.startswith(f"{said.rstrip('.')}. Started again")
+    assert "2 steps were done again" in sentence
+    assert ("is saved" in shown(going_on)) == ("is saved" in said)
+
+
 def test_a_stop_loses_nothing_and_is_no_failure():
     events = [plan(), start(5), *steps(1, 7, 10), end(30, "stopped", step=7, seconds=30.0)]
     report = report_of(*events)
@@ -172,16 +186,106 @@ def test_a_failure_says_why():
     assert report_of(plan(), end(3, "of another version")).state == "failed"
 
 
-def test_a_run_that_was_begun_anew_is_another_one():
-    old = [plan(), start(5), held_out(6, 0, 9.0), *steps(1, 30, 10), event("saved", 80, step=30)]
-    anew = [plan(90_000), start(90_005), held_out(90_006, 0, 3.5), *steps(1, 9, 90_010)]
-    for before in (old, [*old, end(81)], [*old, end(81, "stopped")]):
-        report = report_of(*before, *anew, now=90_030)
-        assert (report.starts, report.idle_seconds) == (1, 0.0)
-        assert [it.nats_per_token for it in report.held_out] == [3.5]
-    nothing_saved = [it for it in old if it["kind"] != "saved"]
-    assert report_of(*nothing_saved, *anew, now=90_030).starts == 2
-    assert report_of(*old, plan(99), start(100, step=30), *anew, now=90_030).starts == 1
+@pytest.mark.parametrize("later_save", [[], [event("saved", 80, step=30, seconds=0.5)]])
+def test_a_run_that_goes_on_from_before_its_first_step_is_the_same_run(later_save):
+    """The checkpoint at step 0 is all that there is, or all that is whole."""
+    first = [plan(), start(5), held_out(6, 0, 3.5), event("saved", 7, step=0, seconds=0.5)]
+    trouble = event("incident", 50, step=20, what="out_of_memory", sentence="smaller")
+    again = [plan(3000), start(3005), *steps(1, 9, 3010)]
+    report = report_of(*first, *steps(1, 40, 10, 1), trouble, *later_save, *again, now=3030)
+    assert report.starts == 2
+    assert sorted(it.what for it in report.incidents) == ["cut off", "out of memory"]
+    assert "40 steps were done again" in next(
+        it.sentence for it in report.incidents if "Started again" in it.sentence
+    )
+    assert [it.nats_per_token for it in report.held_out] == [3.5]
+    assert report.seconds.predicted == 100.0
+
+
+def test_after_a_return_the_run_stands_where_it_went_on():
+    back = event("incident", 70, step=23, what="went_back", back_to=10, sentence="NaN")
+    events = [plan(), start(5), *steps(1, 20, 10), back, *steps(11, 12, 80)]
+    report = report_of(*events)
+    assert report.steps_done == 12
+    assert "step 12 of 40" in report.sentence
+    again = report_of(*events, plan(1000), start(1005, step=10), *steps(11, 13, 1010))
+    assert "2 steps were done again" in again.incidents[1].sentence
+    further_back = [start(5, step=20), event("step", 9, step=25), back, *steps(11, 12, 70)]
+    report = report_of(plan(), *further_back, now=80)
+    assert report.sentence.startswith("Running: step 12 of 40") and "to go" not in report.sentence
+
+
+def test_a_finished_run_says_which_adapter_it_left():
+    why = "stopping early: no lower held-out loss in 3 measurements"
+    said = f"{why}; the adapter is that of step 20"
+    report = report_of(plan(), start(5), *steps(1, 30, 10), end(90, step=30, sentence=said))
+    assert report.sentence.endswith(f"; {said}.")
+    for page in (page_of(report), as_html(report).decode()):
+        assert said in " ".join(page.split())
+
+
+def test_real_memory_is_that_of_the_process_also_where_nobody_wrote_the_end():
+    full = [
+        event("step", 10 + n, step=n, loss=2.0, memory_bytes=9e9, peak_bytes=peak)
+        for n, peak in ((10, 1.0e9), (20, 2.5e9), (30, 1.2e9))
+    ]
+    report = report_of(plan(peak_label="calibrated"), start(5), *full)
+    assert (report.memory.predicted, report.memory.real) == (2e9, 2.5e9)
+    again = report_of(plan(), start(5), *full, plan(100), start(101, step=10), end(105))
+    assert again.memory.real == 2.5e9, "steps that were done again took their memory"
+    assert report_of(plan(), start(5), *steps(1, 9, 10)).memory.real is None
+
+
+def test_each_prediction_has_its_own_label():
+    report = report_of(plan(label="measured here", peak_label="modelled"), start(5))
+    assert (report.seconds.label, report.memory.label) == ("measured here", "modelled")
+    page = page_of(report)
+    assert "time (measured here)" in page and "memory (modelled)" in page
+    later = report_of(plan(label="modelled"), start(5), plan(50, label="measured here"), start(60))
+    assert later.seconds.label == "modelled", "as the time before the first start was predicted"
+
+
+@pytest.mark.parametrize(
+    ("throttled", "slowed"),
+    [
+        ("", False), ("power limit", False), (None, False), (True, False),
+        ("heat", True), ("heat, power limit", True), ("power supply", True),
+        ("hardware protection", True),
+    ],
+)  # fmt: skip
+def test_a_card_at_its_power_limit_is_not_slowed(throttled, slowed):
+    report = report_of(start(5), event("step", 9, step=1, loss=2.0, throttled=throttled))
+    assert report.throttled == (int(slowed), 1)
+    assert ("slowed itself down in 1 of 1" in page_of(report)) == slowed
+
+
+def test_steps_that_taught_nothing_are_on_both_pages():
+    def count(at, step, kind="step", **counts):
+        return event(kind, at, step=step, **counts)
+
+    events = [
+        plan(), start(1), count(5, 10, not_finite=1, overflowed=2),
+        count(9, 20, not_finite=4, overflowed=9), start(50, step=10),
+        count(60, 20, not_finite=1, overflowed=1234),
+    ]  # fmt: skip
+    report = report_of(*events)
+    assert (report.not_finite, report.overflowed) == (1, 1234), "those done again count once"
+    for page in (page_of(report), as_html(report).decode()):
+        words = " ".join(page.split())
+        assert "1 because loss or gradient was not finite" in words
+        assert "1,234 because fp16 found its scale too high" in words
+    report = report_of(*events, count(70, 20, "end", not_finite=2, overflowed=0))
+    assert (report.not_finite, report.overflowed) == (2, 0)
+    assert "fp16" not in shown(report)
+    assert "left out" not in shown(report_of(plan(), start(1)))
+
+
+def test_checkpoints_and_the_answers_beside_them_are_told_apart():
+    saves = [event("saved", 10 * n, step=n, seconds=2.0) for n in (1, 2, 3)]
+    answers = [event("answers", 10 * n + 1, step=n, seconds=7.0, answers=[]) for n in (1, 2, 3)]
+    page = " ".join(page_of(report_of(plan(), start(1), *saves, *answers)).split())
+    assert "3 checkpoints in 6 s, sample answers beside them in 21 s" in page
+    assert "sample answers" not in shown(report_of(plan(), start(1), *saves))
 
 
 def a_process(alive):
@@ -327,7 +431,8 @@ KEYS = (
     "run", "steps", "steps_per_epoch", "base_model", "voice", "hardware", "command", "seconds",
     "peak_bytes", "label", "process", "computer", "loss", "learning_rate", "messages_per_second",
     "memory_bytes", "celsius", "throttled", "nats_per_token", "bits_per_character", "messages",
-    "bytes", "answers", "what", "sentence", "outcome", "next_command", "time",
+    "bytes", "answers", "what", "sentence", "outcome", "next_command", "time", "peak_label",
+    "back_to", "not_finite", "overflowed",
 )  # fmt: skip
 EVENTS = st.builds(
     lambda kind, step, values: {"kind": kind, "step": step, **values},

@@ -13,9 +13,12 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 HISTORY_FILE = "history.jsonl"
+
+POWER_LIMIT = "power limit"
+"""Of what slows a card down, the one that is as it should be: at full load each card is there."""
 
 MOST_STEPS = 10**12
 """A larger number is damage."""
@@ -23,20 +26,23 @@ MOST_STEPS = 10**12
 Kind = Literal["plan", "start", "step", "held_out", "saved", "answers", "incident", "end"]
 """
 plan      at each start: `run, steps, steps_per_epoch, base_model, voice, hardware, command`, and
-          predicted `seconds` (of the whole program), `peak_bytes`, `label` (measured here,
-          calibrated or modelled)
+          predicted `seconds` (of the whole program) with their `label` (measured here, calibrated
+          or modelled), and `peak_bytes` with `peak_label`
 start     `step`: done so far; 0 for a new run
           With both of them comes `process, computer` by itself: whether that process still lives
           tells a run that is silent from one that was killed
-step      `step, loss, learning_rate, messages_per_second, tokens_per_second, memory_bytes`, on a
-          card also `celsius, watts, throttled`
+step      `step, loss, learning_rate`; `messages_per_second, tokens_per_second` since the last such
+          event; `memory_bytes`, in use by anybody, and `peak_bytes`, the most that the process
+          held; `not_finite, overflowed`: steps of the run so far that were left out because loss or
+          gradient was not finite, or fp16 found its scale too high. On a card also `celsius, watts`
+          and `throttled`, what slows it down in words with commas between
 held_out  `step, nats_per_token, bits_per_character, messages`
 saved     `step, seconds, bytes`
-answers   `step, answers`: list of `prompt` (the end of it), `real`, `answer`
+answers   `step, seconds, answers`: list of `prompt` (the end of it), `real`, `answer`
 incident  `step, what` (one word, such as `out_of_memory`), `sentence`; `went_back` also has
           `back_to`, the step from which the run goes on
 end       `step, outcome` (finished, stopped, failed), `sentence, seconds` since the start of the
-          program, `peak_bytes, next_command`
+          program, `peak_bytes, not_finite, overflowed, next_command`
 """
 
 
@@ -95,8 +101,14 @@ def _goes_on_from(event: Mapping[str, Any]) -> float:
     """The step after which steps are done anew from here on; infinite for most events."""
     if event["kind"] == "start":
         return int(event.get("step", 0))
-    back_to = event.get("back_to")
-    return back_to if event["kind"] == "incident" and isinstance(back_to, int) else math.inf
+    back_to = went_back_to(event)
+    return math.inf if back_to is None else back_to
+
+
+def went_back_to(event: Mapping[str, Any]) -> int | None:
+    """The earlier step from which the run goes on after this incident; None for other events."""
+    back_to = event.get("back_to") if event["kind"] == "incident" else None
+    return back_to if _is_step(back_to) else None
 
 
 def _event(line: bytes) -> dict[str, Any] | None:
@@ -108,5 +120,8 @@ def _event(line: bytes) -> dict[str, Any] | None:
     if not isinstance(event, dict) or event.get("kind") not in Kind.__args__:  # type: ignore[attr-defined]
         return None
     step = event.get("step", None if event["kind"] in _FIGURES else 0)
-    is_step = isinstance(step, int) and 0 <= step <= MOST_STEPS
-    return event if is_step else None
+    return event if _is_step(step) else None
+
+
+def _is_step(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and 0 <= value <= MOST_STEPS

@@ -45,14 +45,14 @@ def _break(before: Sitting, after: Sitting) -> Incident:
     """Between two sittings: why the first ended, and what was lost."""
     why = {
         None: CUT_OFF,
-        "stopped": "Stopped, with everything saved.",
+        "stopped": text(before.end, "sentence") or "Stopped.",
         "finished": "Finished.",
         "failed": text(before.end, "sentence") or "It failed.",
-    }[before.ending]
+    }[before.ending].rstrip(".")
     later = duration(max(0.0, after.began - before.last))
     again = before.last_step - after.first_step
     lost = f"; {again:,} steps were done again" if again > 0 else ""
-    sentence = f"{why} Started again {later} later, at {clock(after.began, before.last)}"
+    sentence = f"{why}. Started again {later} later, at {clock(after.began, before.last)}"
     return Incident(
         before.last,
         before.last_step,

@@ -11,6 +11,7 @@ from discord_lora.analysis.morning.morning_page import (
     incident_count,
     next_words,
     spread,
+    steps_left_out,
 )
 from discord_lora.analysis.morning.morning_report import MorningReport, Question, read_report
 from discord_lora.analysis.morning.outcome import State, clock
@@ -105,6 +106,7 @@ def as_html(report: MorningReport) -> bytes:
         },
         held_out=spread(report.held_out, MOST_MEASURED, keep=report.best),
         incidents=report.incidents[-MOST_INCIDENTS:],
+        left_out=steps_left_out(report),
         lines=_lines,
         rows=lambda question: spread(answers[id(question)], MOST_ANSWERS),
         folded=lambda question: _folded(answers[id(question)]),

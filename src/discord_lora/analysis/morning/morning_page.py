@@ -1,8 +1,8 @@
 """The morning report as a terminal page of 80 columns, in characters that every console has."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -77,6 +77,16 @@ def incident_count(report: MorningReport) -> str:
     return f"{count:,} incident{'' if count == 1 else 's'}"
 
 
+def steps_left_out(report: MorningReport) -> str:
+    """How many steps taught nothing, and why; empty if there were none."""
+    reasons = {
+        "because loss or gradient was not finite": report.not_finite,
+        "because fp16 found its scale too high": report.overflowed,
+    }
+    parts = [f"{steps:,} {why}" for why, steps in reasons.items() if steps]
+    return f"Steps left out: {', '.join(parts)}." if parts else ""
+
+
 def _about(report: MorningReport) -> Iterator[str]:
     trained = [
         report.base_model and f"base model {report.base_model}",
@@ -94,27 +104,37 @@ def _about(report: MorningReport) -> Iterator[str]:
 def _compared(report: MorningReport) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("")
-    label = f"predicted ({report.label})" if report.label else "predicted"
-    for heading in (printable(label), "real", "real / predicted"):
-        table.add_column(Text(heading), justify="right")
-    for name, cells in compared_rows(report).items():
-        table.add_row(name, *cells)
+    for heading in ("predicted", "real", "real / predicted"):
+        table.add_column(heading, justify="right")
+    for row in compared_rows(report):
+        label = f" ({printable(row.label)})" if row.label else ""
+        table.add_row(Text(f"{row.name}{label}"), row.predicted, row.real, row.ratio)
     return table
 
 
-def compared_rows(report: MorningReport) -> dict[str, tuple[str, str, str]]:
-    """Time and memory: predicted, real, ratio, in words; `-` where one is not known."""
+class ComparedRow(NamedTuple):
+    """In words; `-` where something is not known."""
 
-    def row(of: Compared, unit: str) -> tuple[str, str, str]:
-        def shown(value: float | None) -> str:
-            if value is None:
-                return "-"
-            return duration(value) if unit == "time" else f"{value / 1e9:.1f} GB"
+    name: str
+    label: str
+    """How the prediction was made."""
+    predicted: str
+    real: str
+    ratio: str
 
+
+def compared_rows(report: MorningReport) -> list[ComparedRow]:
+    """Time and memory."""
+
+    def row(name: str, of: Compared, words: Callable[[float], str]) -> ComparedRow:
+        predicted, real = ("-" if it is None else words(it) for it in (of.predicted, of.real))
         ratio = "-" if of.ratio is None else f"{of.ratio:.2f}"
-        return shown(of.predicted), shown(of.real), ratio
+        return ComparedRow(name, of.label, predicted, real, ratio)
 
-    return {"time": row(report.seconds, "time"), "memory": row(report.memory, "bytes")}
+    return [
+        row("time", report.seconds, duration),
+        row("memory", report.memory, lambda held: f"{held / 1e9:.1f} GB"),
+    ]
 
 
 def _rates(report: MorningReport) -> Iterator[str]:
@@ -132,7 +152,11 @@ def _rates(report: MorningReport) -> Iterator[str]:
     if slow:
         yield f"the card slowed itself down in {slow:,} of {lines:,} log lines"
     if report.checkpoints:
-        yield f"{report.checkpoints:,} checkpoints in {duration(report.save_seconds)}"
+        answers = f", sample answers beside them in {duration(report.answer_seconds)}"
+        yield (
+            f"{report.checkpoints:,} checkpoints in {duration(report.save_seconds)}"
+            f"{answers if report.answer_seconds else ''}"
+        )
 
 
 def plot(report: MorningReport) -> Iterator[str]:
@@ -184,6 +208,8 @@ def spread(items: Sequence[Item], most: int, *, keep: Item | None = None) -> lis
 def _incidents(console: Console, report: MorningReport) -> None:
     if not report.incidents:
         console.print("none")
+    if steps_left_out(report):
+        _say(console, steps_left_out(report))
     left_out = len(report.incidents) - _MOST_INCIDENTS
     if left_out > 0:
         console.print(f"{left_out:,} earlier ones are on the HTML page")

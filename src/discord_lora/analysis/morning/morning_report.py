@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from discord_lora.analysis.morning.curves import Points, smoothed, thinned
-from discord_lora.analysis.morning.history import read_history, without_repeated_steps
+from discord_lora.analysis.morning.history import (
+    POWER_LIMIT,
+    read_history,
+    without_repeated_steps,
+)
 from discord_lora.analysis.morning.incidents import Incident, incidents_of
 from discord_lora.analysis.morning.outcome import State, next_command, outcome, state_of
 from discord_lora.analysis.morning.sittings import (
@@ -16,7 +20,6 @@ from discord_lora.analysis.morning.sittings import (
     Sitting,
     count,
     number,
-    of_newest_run,
     sittings,
     text,
     time_of,
@@ -43,6 +46,8 @@ class Compared:
 
     predicted: float | None
     real: float | None
+    label: str = ""
+    """How the prediction was made."""
 
     @property
     def ratio(self) -> float | None:
@@ -89,8 +94,6 @@ class MorningReport:
     starts: int
     seconds: Compared
     memory: Compared
-    label: str
-    """How the prediction was made."""
     loss: Points
     smooth_loss: Points
     bad_losses: int
@@ -101,10 +104,16 @@ class MorningReport:
     medians: dict[str, float]
     """Of each of them, over all steps."""
     throttled: tuple[int, int]
-    """Log lines with a throttled card, of how many."""
+    """Log lines in which the card was slower than it can be, of how many."""
+    not_finite: int
+    """Steps that were left out because loss or gradient was not finite."""
+    overflowed: int
+    """Steps that fp16 left out because it found its scale too high."""
     checkpoints: int
     save_seconds: float
     """Of all checkpoints together."""
+    answer_seconds: float
+    """Of the sample answers at all of them."""
     incidents: list[Incident]
     questions: list[Question]
 
@@ -125,10 +134,9 @@ def make_report(run: str, events: Sequence[Event], now: float) -> MorningReport:
 
     Args:
         run: its name, should the history not say it.
-        events: all of them, those of steps done again and of earlier runs included.
+        events: all of them, those of steps done again included.
         now: seconds since 1970.
     """
-    events = of_newest_run(events)
     starts = sittings(events)
     counted = without_repeated_steps(events)
     held_out = _held_out(counted)
@@ -141,7 +149,6 @@ def make_report(run: str, events: Sequence[Event], now: float) -> MorningReport:
     losses = [
         (event["step"], value) for event in rates if (value := number(event, "loss")) is not None
     ]
-    saves = [event for event in counted if event["kind"] == "saved"]
     curves = {name: points for name in CURVES if (points := _curve(rates, name))}
     return MorningReport(
         run=text(newest, "run") or run,
@@ -164,17 +171,19 @@ def make_report(run: str, events: Sequence[Event], now: float) -> MorningReport:
         ),
         starts=len(starts),
         seconds=_seconds(starts, state),
-        memory=_memory(starts, newest, counted),
-        label=text(newest, "label"),
+        memory=_memory(newest, events),
         loss=thinned(losses),
         smooth_loss=thinned(smoothed(losses)),
         bad_losses=sum("loss" in event for event in rates) - len(losses),
         held_out=held_out,
         curves={name: thinned(points) for name, points in curves.items()},
         medians={name: statistics.median(y for _, y in it) for name, it in curves.items()},
-        throttled=(sum(bool(it.get("throttled")) for it in rates), len(rates)),
-        checkpoints=len(saves),
-        save_seconds=sum(number(event, "seconds") or 0.0 for event in saves),
+        throttled=(sum(map(_is_slowed, rates)), len(rates)),
+        not_finite=_newest_count(counted, "not_finite"),
+        overflowed=_newest_count(counted, "overflowed"),
+        checkpoints=sum(event["kind"] == "saved" for event in counted),
+        save_seconds=_seconds_of(counted, "saved"),
+        answer_seconds=_seconds_of(counted, "answers"),
         incidents=incidents_of(events, starts, state),
         questions=_questions(counted),
     )  # fmt: skip
@@ -182,15 +191,31 @@ def make_report(run: str, events: Sequence[Event], now: float) -> MorningReport:
 
 def _seconds(starts: Sequence[Sitting], state: State) -> Compared:
     """Of the whole run. It was predicted before the first start, and is known at the end."""
-    whole = starts[0].first_step == 0
-    predicted = number(starts[0].plan, "seconds") if whole else None
-    return Compared(predicted, working_seconds(starts) if state == "finished" else None)
+    plan: Event = starts[0].plan if starts[0].first_step == 0 else {}
+    real = working_seconds(starts) if state == "finished" else None
+    return Compared(number(plan, "seconds"), real, text(plan, "label"))
 
 
-def _memory(starts: Sequence[Sitting], plan: Event, events: Sequence[Event]) -> Compared:
-    held = [number(it.end, "peak_bytes") for it in starts]
-    held += [number(event, "memory_bytes") for event in events if event["kind"] == "step"]
-    return Compared(number(plan, "peak_bytes"), max(filter(None, held), default=None))
+def _memory(plan: Event, events: Sequence[Event]) -> Compared:
+    """What the process held, whatever others had on the card."""
+    held = [number(event, "peak_bytes") for event in events if event["kind"] in ("step", "end")]
+    real = max(filter(None, held), default=None)
+    return Compared(number(plan, "peak_bytes"), real, text(plan, "peak_label"))
+
+
+def _is_slowed(event: Event) -> bool:
+    """By anything but its power limit."""
+    return bool({*text(event, "throttled").split(", ")} - {"", POWER_LIMIT})
+
+
+def _newest_count(events: Sequence[Event], key: str) -> int:
+    """Of a count that goes on over the whole run."""
+    return next((count(event, key) for event in reversed(events) if key in event), 0)
+
+
+def _seconds_of(events: Sequence[Event], kind: str) -> float:
+    """Of all events of one kind together."""
+    return sum(number(event, "seconds") or 0.0 for event in events if event["kind"] == kind)
 
 
 def _held_out(events: Sequence[Event]) -> list[HeldOut]:

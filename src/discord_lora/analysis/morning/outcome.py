@@ -31,7 +31,7 @@ def state_of(last: Sitting, now: float) -> State:
         alive = now - last.last <= PATIENCE_SECONDS
     if not alive:
         return "silent"
-    return "running" if last.last_step > last.first_step else "starting"
+    return "running" if last.last_step != last.first_step else "starting"
 
 
 def outcome(
@@ -58,13 +58,12 @@ def outcome(
         return f"Running: {at} at {when}{_to_go(last, steps, now)}."
     if state == "silent":
         return f"No sign of life since {when}, {at if last.last_step else 'before the first step'}."
-    if state == "stopped":
-        return f"Stopped at {when} after {at}; everything is saved."
-    if state == "failed":
-        said = text(last.end, "sentence").strip()
-        return f"Failed at {when} after {at}" + (f": {said}" if said else ".")
+    said = text(last.end, "sentence").strip()
+    if state in ("stopped", "failed"):
+        return f"{state.capitalize()} at {when} after {at}" + (f": {said}" if said else ".")
     taken = duration(working_seconds(sittings))
-    return f"Finished at {when}: {last.last_step:,} steps in {taken}{_learned(held_out)}."
+    done = f"Finished at {when}: {last.last_step:,} steps in {taken}{_learned(held_out)}"
+    return f"{done}; {said}." if said else f"{done}."
 
 
 def next_command(last: Sitting, state: State, plan: Event) -> str:
@@ -88,7 +87,7 @@ def _to_go(last: Sitting, steps: int, now: float) -> str:
     """When it will be done, at the rate since its first step."""
     done = last.last_step - last.first_step
     since = time_of(last.start, last.began)
-    if steps <= last.last_step or not done or last.last <= since:
+    if steps <= last.last_step or done <= 0 or last.last <= since:
         return ""
     left = (steps - last.last_step) * (last.last - since) / done
     return f", about {duration(left)} to go, until {clock(last.last + left, now)}"

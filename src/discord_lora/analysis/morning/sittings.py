@@ -5,11 +5,13 @@ first sitting, cut off by a power cut        second one: some of the steps were 
 """
 
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import psutil
+
+from discord_lora.analysis.morning.history import went_back_to
 
 Event = Mapping[str, Any]
 Ending = Literal["finished", "stopped", "failed"]
@@ -28,27 +30,19 @@ _CLOCK_SLACK = 60.0
 class Sitting:
     """One start of the program."""
 
-    index: int
-    """Of its first event."""
     began: float
     last: float
     """Last sign of life."""
     plan: Event = field(default_factory=dict)
     start: Event = field(default_factory=dict)
     end: Event = field(default_factory=dict)
-    steps_seen: int = 0
-    """The highest step that an event speaks of."""
-    has_saved: bool = False
-    """Something that a next sitting could go on from, if nobody wants to begin anew."""
+    last_step: int = 0
+    """Steps done when it ended, or as far as is known."""
 
     @property
     def first_step(self) -> int:
         """Steps done when it began."""
         return int(self.start.get("step", 0))
-
-    @property
-    def last_step(self) -> int:
-        return max(self.first_step, self.steps_seen)
 
     @property
     def ending(self) -> Ending | None:
@@ -81,16 +75,18 @@ class Sitting:
 def sittings(events: Iterable[Event]) -> list[Sitting]:
     """All of them, oldest first, from all events, those of steps done again included."""
     found: list[Sitting] = []
-    for index, event in enumerate(events):
+    for event in events:
         kind = event["kind"]
         now = time_of(event, found[-1].last if found else 0.0)
         if not found or _begins_anew(found[-1], event):
-            found.append(Sitting(index, began=now, last=now))
+            found.append(Sitting(began=now, last=now))
         sitting = found[-1]
         sitting.last = now
-        if kind != "incident":  # that is of a step that was not done yet
-            sitting.steps_seen = max(sitting.steps_seen, event.get("step", 0))
-        sitting.has_saved |= kind == "saved"
+        back_to = went_back_to(event)
+        if back_to is not None:
+            sitting.last_step = back_to
+        elif kind != "incident":  # that is of a step that was not done yet
+            sitting.last_step = max(sitting.last_step, event.get("step", 0))
         if kind == "plan":
             sitting.plan = event
         elif kind == "start":
@@ -98,17 +94,6 @@ def sittings(events: Iterable[Event]) -> list[Sitting]:
         elif kind == "end":
             sitting.end = event
     return found
-
-
-def of_newest_run(events: Sequence[Event]) -> Sequence[Event]:
-    """Without what went before a start from nothing although there was something to go on from:
-    that was another run of the same name (--fresh)."""
-    begun, has_saved = 0, False
-    for sitting in sittings(events):
-        if has_saved and sitting.start and not sitting.first_step:
-            begun, has_saved = sitting.index, False
-        has_saved |= sitting.has_saved or sitting.ending == "finished"
-    return events[begun:]
 
 
 def working_seconds(of: Iterable[Sitting]) -> float:
