@@ -102,7 +102,9 @@ def main() -> int | None:
             show_training_view(settings, max(0, args.show_sample), console)
         if not (args.no_plan or args.no_tokens):
             filtered = any(finding.key == "filtered_already" for finding in report.findings)
-            show_night(replace(asked, looks_filtered=filtered), settings, console)
+            can_be_filtered = not (args.paths or report.source.ready_conversations)
+            asked = replace(asked, looks_filtered=filtered, can_be_filtered=can_be_filtered)
+            show_night(asked, settings, console)
     return None
 
 

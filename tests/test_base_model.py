@@ -1,9 +1,18 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from discord_lora.base_model import load_base_model, load_tokenizer, weight_bytes
+from discord_lora.analysis.plan.model_shapes import ModelShape
+from discord_lora.base_model import (
+    load_base_model,
+    load_tokenizer,
+    model_shape,
+    shape_of,
+    weight_bytes,
+)
 from discord_lora.console import UserError
 from discord_lora.conversations.prompt_format import PromptFormat, persona_voice
 from discord_lora.finetuning.adapter import attach_adapter
@@ -28,6 +37,47 @@ def test_the_weights_take_what_was_foretold(tmp_path):
         bytes_of(model), rel=0.01
     )
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+SMALL = {"vocab_size": 400, "num_hidden_layers": 3, "num_attention_heads": 4}
+FAMILIES = {
+    "llama": {"hidden_size": 32, "intermediate_size": 64, "num_key_value_heads": 2},
+    "phi3": {"hidden_size": 32, "intermediate_size": 64, "num_key_value_heads": 2},
+    "gpt_neox": {"hidden_size": 32, "intermediate_size": 128},
+    "phi": {"hidden_size": 32, "intermediate_size": 128},
+    "starcoder2": {"hidden_size": 32, "intermediate_size": 128, "num_key_value_heads": 2},
+    "gpt2": {"hidden_size": 32},
+    "opt": {"hidden_size": 32, "ffn_dim": 128, "word_embed_proj_dim": 32},
+}
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")  # peft, of GPT-2
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_of_any_kind_is_measured_without_its_weights(family, tmp_path):
+    """Also where MLPs are not gated, where layers are fused, and where sizes have other names."""
+    config = CONFIG_MAPPING[family](**SMALL, **FAMILIES[family], pad_token_id=0)
+    config.save_pretrained(tmp_path)
+    shape = model_shape("mine", str(tmp_path))
+    model = AutoModelForCausalLM.from_config(config)
+    assert shape_of(model, "mine") == shape
+    embeddings = [it for it in model.modules() if isinstance(it, torch.nn.Embedding)]
+    outside = {id(it.weight) for it in (*embeddings, model.get_output_embeddings())}
+    matrices = [p for p in model.parameters() if p.dim() == 2 and id(p) not in outside]
+    assert shape.linear_weights == sum(p.numel() for p in matrices)
+    assert shape.intermediate == max(FAMILIES[family].get("intermediate_size", 128), 32)
+    adapted = attach_adapter(model, load_settings({"lora_r": 4}, env_file=None))
+    trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert shape.lora_weights(4) == trainable
+    assert shape_of(adapted.get_base_model(), "mine") == shape
+
+
+def test_counting_finds_what_a_usual_config_says(tmp_path):
+    make_model().save_pretrained(tmp_path)
+    shape = model_shape("mine", str(tmp_path))
+    config = AutoModelForCausalLM.from_pretrained(tmp_path).config.to_dict()
+    said = ModelShape.from_config(config, "mine")
+    assert sorted(shape.linear_layers) == sorted(said.linear_layers)
+    assert replace(shape, counted=()) == said
 
 
 def test_a_folder_and_a_hub_name_are_told_apart(tmp_path):

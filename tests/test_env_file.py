@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from discord_lora.console import UserError
 from discord_lora.env_file import write_env
@@ -31,8 +33,8 @@ def test_writing_values_keeps_comments_and_a_copy(tmp_path, encoding, newline):
     again = write_env(path, {"EPOCHS": "2"})
     assert again != backup
     assert backup.read_bytes() == before
-    settings = load_settings({"epochs": "0.5"}, env_file=path)
-    assert (settings.epochs, settings.max_steps, settings.bot_name) == (0.5, 7, "Bö # t")
+    read = load_settings({"epochs": "0.5"}, env_file=path)
+    assert (read.epochs, read.max_steps, read.bot_name) == (0.5, 7, "Bö # t")
 
 
 def test_writing_values_makes_a_file_where_there_is_none(tmp_path):
@@ -49,3 +51,42 @@ def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path):
     with pytest.raises(UserError, match="cannot write"):
         write_env(tmp_path / "my.env", {"EPOCHS": "2"})
     assert [path.name for path in tmp_path.iterdir()] == ["my.env"]
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"])))
+@example("Ada # Lovelace")
+@example("'quoted'")
+@example('"quoted" # so')
+@example("ada#1234")
+@example("#1")
+@example(r"back\slash, it's # one")
+@example("two\nlines # one")
+def test_a_line_is_read_as_it_was_meant(tmp_path_factory, value):
+    path = tmp_path_factory.mktemp("env") / ".env"
+    write_env(path, {"BOT_NAME": value, "SEED": "7"})
+    read = load_settings(env_file=path)
+    assert (read.bot_name, read.seed) == (value.strip() or "Bot", 7)
+
+
+@pytest.mark.parametrize(
+    "old",
+    [
+        'BOT_NAME="a#b"',
+        "BOT_NAME='it # is'  # who",
+        "BOT_NAME=ada#1234\t# who",
+        'BOT_NAME= "one \\"two\\" # three"',
+        "BOT_NAME='one\n# two'",
+        "BOT_NAME= # nobody",
+        "BOT_NAME=",
+    ],
+)
+def test_whatever_value_there_was_is_replaced(tmp_path, old):
+    path = env(tmp_path, f"SEED=1\n{old}\nEPOCHS=2\n")
+    load_settings(env_file=path)
+    write_env(path, {"BOT_NAME": "Ada"})
+    before, line, after = path.read_text().splitlines()
+    assert (before, after) == ("SEED=1", "EPOCHS=2")
+    comment = old[old.index("# who") :] if "# who" in old else ""
+    assert line.startswith("BOT_NAME=Ada") and line.endswith(comment)
+    assert load_settings(env_file=path).bot_name == "Ada"

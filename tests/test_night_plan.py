@@ -64,6 +64,9 @@ def test_another_card_is_planned_without_having_it(words, monkeypatch, capsys):
     assert run_here(monkeypatch, ANALYZE, *words, "--gpu", "rtx 2080 ti") == 0
     said = capsys.readouterr().out
     assert "on RTX 2080 Ti" in said
+    assert "not measured on any card" in said
+    assert run_here(monkeypatch, ANALYZE, *words, "--gpu", "A100 80GB") == 0
+    assert "on A100 80 GB" in capsys.readouterr().out
     assert run_here(monkeypatch, ANALYZE, *words, "--gpu", "RTX 2080 Tie") == 2
     assert "RTX 2080 Ti" in capsys.readouterr().err
     assert run_here(monkeypatch, ANALYZE, *words, "--gpu", "A100", "--calibrate") == 2
@@ -80,6 +83,36 @@ def test_the_recommendation_goes_into_env(words, tmp_path, monkeypatch, capsys):
     assert "LEARNING_RATE: set in the environment" in " ".join(said.split())
     assert path.read_text().splitlines()[:2] == ["# mine", "EPOCHS=3"]
     assert path.with_name("my.env.backup").read_text() == "# mine\nEPOCHS=9\n"
+
+
+def test_what_the_plan_holds_for_goes_into_env(words, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "my.env"
+    path.write_text("PERSONA=Bob\nLORA_R=8\n")
+    more = ["--env-file", path, "--persona", "Ada", "--write-env"]
+    assert run_here(monkeypatch, ANALYZE, *words, *more) == 0
+    assert "PERSONA=Ada" in capsys.readouterr().out
+    written, planned = load_settings(env_file=path), settings_of(words)
+    assert (written.persona, written.lora_r) == ("Ada", 8)
+    for name in ("training_data_path", "base_model", "max_seq_length", "messages_per_step"):
+        assert getattr(written, name) == getattr(planned, name)
+    assert "LOGS_DIR" not in path.read_text()
+
+
+def test_a_plan_for_exports_is_not_written(words, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "my.env"
+    path.write_text("EPOCHS=9\n")
+    write_chat(tmp_path / "other.jsonl", 200)
+    more = ["--env-file", path, "--write-env"]
+    assert run_here(monkeypatch, ANALYZE, tmp_path / "other.jsonl", *words, *more) == 2
+    assert "prepare_training_data.py" in capsys.readouterr().err
+    assert path.read_text() == "EPOCHS=9\n"
+
+
+def test_the_processor_is_planned_where_it_is_asked_for(words, monkeypatch, capsys):
+    assert run_here(monkeypatch, ANALYZE, *words, "--gpu", "CPU") == 0
+    said = capsys.readouterr().out
+    assert "on CPU" in said
+    assert "(modelled: within a factor of 1.5)" in said
 
 
 def test_lines_of_timings_are_plain_data(words, monkeypatch):

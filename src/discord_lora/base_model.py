@@ -4,6 +4,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from transformers import (
     AutoTokenizer,
     BitsAndBytesConfig,
 )
+from transformers.pytorch_utils import Conv1D
 
-from discord_lora.analysis.plan.model_shapes import MODELS, NF4_BYTES, ModelShape
+from discord_lora.analysis.plan.model_shapes import MODELS, NF4_BYTES, Linear, ModelShape
 from discord_lora.console import UserError
 from discord_lora.hardware import Hardware, release_freed_memory
 
@@ -29,6 +31,9 @@ warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", F
 
 Report = Callable[[str], None]
 
+SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
+"""That a config may write down under other names (GPT-2: `n_layer`), and answers to under these."""
+
 
 def model_shape(name: str, location: str) -> ModelShape:
     """The sizes of BASE_MODEL, called `name`, which lies at `location`.
@@ -36,19 +41,36 @@ def model_shape(name: str, location: str) -> ModelShape:
     No weights are fetched, and of the usual models nothing at all.
 
     Raises:
-        UserError: it cannot be had, or is no decoder of the usual kind.
+        UserError: it cannot be had, or is no decoder.
     """
     known = next((shape for shape in MODELS if shape.name == name), None)
     if known is not None:
         return known
-    config = _from_hub(AutoConfig.from_pretrained, location)
     try:
-        return ModelShape.from_config(config.to_dict(), name)
+        return shape_of(_without_weights(location), name)
     except (KeyError, TypeError, ValueError):
         raise UserError(
             f"BASE_MODEL: {name} is no decoder of the usual kind: its time and memory cannot be "
             "modelled. Training itself may work."
         ) from None
+
+
+def shape_of(model: Any, name: str) -> ModelShape:
+    """The sizes of a model, called `name`, with or without weights and adapter.
+
+    Its linear layers are counted: a config does not say whether MLPs are gated.
+
+    Raises:
+        KeyError, TypeError, ValueError: as `ModelShape.from_config`.
+    """
+    counted = tuple(linear_sizes(model))
+    text = model.config.get_text_config()
+    plain = model.config.to_dict() | text.to_dict()
+    plain |= {key: getattr(text, key) for key in SIZES if hasattr(text, key)}
+    plain.pop("text_config", None)
+    # What the widest layer reads is what an MLP holds inside.
+    plain["intermediate_size"] = max(layer.inputs for layer in counted)
+    return replace(ModelShape.from_config(plain, name), counted=counted)
 
 
 def load_tokenizer(location: str) -> Any:
@@ -189,19 +211,39 @@ def linear_layers(model: Any) -> list[nn.Linear]:
     return [m for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
 
 
+def linear_sizes(model: Any) -> list[Linear]:
+    """The layers that quantization packs, also where they are GPT-2's kind; no adapter's."""
+    head = model.get_output_embeddings()
+    sizes = []
+    for path, module in model.named_modules():
+        name = path.removesuffix(".base_layer").rpartition(".")[2]
+        if module is head or ".lora_" in path:
+            continue
+        if isinstance(module, nn.Linear):
+            sizes.append(Linear(name, module.in_features, module.out_features))
+        elif isinstance(module, Conv1D):
+            sizes.append(Linear(name, module.nx, module.nf))
+    return sizes
+
+
 def weight_bytes(location: str, hardware: Hardware, quantization: str) -> int:
     """Bytes of the loaded weights, from the model's configuration alone."""
+    model = _without_weights(location)
+    unquantized = torch.finfo(hardware.dtype).bits // 8
+    total = sum(parameter.numel() for parameter in model.parameters())
+    in_linear = sum(layer.inputs * layer.outputs for layer in linear_sizes(model))
+    linear_bytes = NF4_BYTES if quantization == "nf4" else unquantized
+    return int(in_linear * linear_bytes + (total - in_linear) * unquantized)
+
+
+def _without_weights(location: str) -> Any:
+    """The model as its configuration describes it. Raises UserError if it writes no text."""
     config = _from_hub(AutoConfig.from_pretrained, location)
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            return AutoModelForCausalLM.from_config(config)
     except ValueError:
         raise UserError(
             f"BASE_MODEL: {location} is not a model that writes text one token after the other; "
             "choose a causal language model such as mistralai/Mistral-7B-Instruct-v0.3."
         ) from None
-    unquantized = torch.finfo(hardware.dtype).bits // 8
-    total = sum(parameter.numel() for parameter in model.parameters())
-    in_linear = sum(layer.in_features * layer.out_features for layer in linear_layers(model))
-    linear_bytes = NF4_BYTES if quantization == "nf4" else unquantized
-    return int(in_linear * linear_bytes + (total - in_linear) * unquantized)

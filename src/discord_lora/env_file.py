@@ -17,6 +17,12 @@ from discord_lora.console import UserError
 
 MOST_BYTES = 1 << 20
 
+_QUOTED = r"""(?:'[^'\r\n]*'|"[^"\r\n]*"|'(?:\\[\s\S]|[^'\\])*'|"(?:\\[\s\S]|[^"\\])*")"""
+_VALUE = rf"(?:[ \t]*{_QUOTED}|[^\r\n]*?)"
+"""What stands behind `=`: in quotes it may hold a `#`, and go on over several lines."""
+
+_NEEDS_QUOTES = re.compile(r"^['\"\s]|\s$|\s#|[\r\n]")
+
 EnvLine = tuple[str, str | None, str]
 """Key, value (None: the line has no `=`), and where it stands, for messages."""
 
@@ -74,6 +80,13 @@ def write_env(path: Path, values: Mapping[str, str]) -> Path | None:
     return backup
 
 
+def env_line(key: str, value: str) -> str:
+    """A line of a `.env` that is read as this value."""
+    if _NEEDS_QUOTES.search(value):
+        value = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return f"{key}={value}"
+
+
 def unused_path(path: Path) -> Path:
     """`path`, or with the first number that is free: an earlier copy may be the user's own."""
     numbered = (path.with_name(f"{path.name}{number}") for number in itertools.count(2))
@@ -85,16 +98,15 @@ def _with_values(text: str, values: Mapping[str, str]) -> str:
     newline = "\r\n" if "\r\n" in text else "\n"
     for key, value in values.items():
         line = re.compile(
-            rf"^([ \t]*(?:export[ \t]+)?{key}[ \t]*=)[^#\r\n]*?([ \t]+#[^\r\n]*)?(?=\r?$)",
+            rf"^([ \t]*(?:export[ \t]+)?{key}[ \t]*)={_VALUE}([ \t]+#[^\r\n]*)?(?=[ \t]*\r?$)",
             re.MULTILINE | re.IGNORECASE,
         )
-        found = line.search(text)
-        if found:
-            text = (
-                text[: found.start()] + f"{found[1]}{value}{found[2] or ''}" + text[found.end() :]
-            )
+        new = env_line(key, value)
+        if found := line.search(text):
+            new = found[1] + new.removeprefix(key) + (found[2] or "")
+            text = text[: found.start()] + new + text[found.end() :]
         else:
-            text += ("" if not text or text.endswith("\n") else newline) + f"{key}={value}{newline}"
+            text += ("" if not text or text.endswith("\n") else newline) + new + newline
     return text
 
 

@@ -190,12 +190,16 @@ def peak_rss() -> int:
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
+def the_cpu() -> Hardware:
+    """bf16 exists on the CPU, but fp32 is faster there."""
+    total = psutil.virtual_memory().total
+    return Hardware(torch.device("cpu"), "CPU", torch.float32, "no", total)
+
+
 def detect_hardware(index: int = 0) -> Hardware:
     """The CUDA card with this index, or the CPU."""
     if not torch.cuda.is_available():
-        # bf16 exists on the CPU, but fp32 is faster there.
-        total = psutil.virtual_memory().total
-        return Hardware(torch.device("cpu"), "CPU", torch.float32, "no", total)
+        return the_cpu()
     device = torch.device("cuda", index)
     card = torch.cuda.get_device_properties(device)
     capability = torch.cuda.get_device_capability(device)

@@ -16,7 +16,11 @@ from discord_lora.finetuning.activations import (
 )
 from discord_lora.finetuning.fast_paths import choose_paths, random_example
 from discord_lora.finetuning.training_model import TrainingModel
+from discord_lora.finetuning.training_state import decide_memory
+from discord_lora.hardware import detect_hardware
+from discord_lora.settings import load_settings
 from fakes import make_model
+from finetuning_state import make_state
 
 
 def small_model(fast=True):
@@ -73,3 +77,15 @@ def test_measuring_leaves_nothing_behind():
     gc.collect()
     assert len(outputs) == 2
     assert all(output() is None for output in outputs)
+
+
+def test_without_packing_the_largest_row_is_the_longest_example():
+    state = make_state(max_targets=2)
+
+    def budget(packing):
+        return decide_memory(
+            state.training_model, state.plan, load_settings(env_file=None), state.accelerator,
+            detect_hardware(), "adamw", packing=packing,
+        ).token_budget  # fmt: skip
+
+    assert budget(False) == max(map(len, state.plan.examples)) < budget(True)

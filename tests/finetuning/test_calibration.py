@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
+from discord_lora.finetuning import calibration
 from discord_lora.finetuning.calibration import TIMES_EACH, calibrate, usual
 from discord_lora.hardware import Hardware
 from discord_lora.settings import load_settings
@@ -42,6 +43,22 @@ def test_neither_loading_nor_a_chance_peak_is_taken_for_what_a_row_needs(tmp_pat
     # Before each look the peak of what was before is forgotten.
     assert set(computer.forgotten) == {5, 4, 3, 2, 1}
     assert timing.time.forward > 0
+
+
+def test_the_peak_belongs_to_the_row_that_it_was_seen_at(tmp_path, monkeypatch):
+    """The run may hold a larger one, behind the steps that are looked at."""
+    monkeypatch.setattr(calibration, "STEPS_LOOKED_AT", 1)
+    for seed in range(20):
+        state = make_state(seed=seed)
+        first, *others = [sum(map(len, step)) for step in state.plan.walk()]
+        if first < max(others):
+            break
+    computer = Computer(torch.device("cpu"), "CPU", torch.float32, "no", 16 * 10**9)
+    settings = load_settings({"base_model": "sample", "logs_dir": tmp_path}, env_file=None)
+    timing = calibrate(state, settings, computer)
+    needed = timing.activations.needed
+    assert timing.base_bytes + needed(first, timing.checkpointed) == pytest.approx(5_100_000_000)
+    assert needed(max(others), 0) > needed(first, 0)
 
 
 def test_two_paces_are_averaged_and_a_hiccup_is_none_of_them():

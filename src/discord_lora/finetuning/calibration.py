@@ -10,9 +10,9 @@ import psutil
 import torch
 
 from discord_lora.analysis.plan.estimates import time_model_of
-from discord_lora.analysis.plan.model_shapes import ModelShape
 from discord_lora.analysis.plan.time_model import TimeModel, Work, fit
 from discord_lora.analysis.plan.timings import Timing, deciding, newest_timing
+from discord_lora.base_model import shape_of
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.packing import collate, pack
 from discord_lora.finetuning.checkpoints import save_checkpoint
@@ -49,9 +49,10 @@ def calibrate(
         progress: is called with the micro-batches done and all of them.
     """
     loading_bytes = hardware.peak_bytes()
-    largest_row = try_largest(
-        state, lambda _what, _sentence: None
-    )  # also makes thread pools, fills caches
+    try_largest(state, lambda _what, _sentence: None)  # also makes thread pools, fills caches
+    if hardware.is_cuda:
+        # What torch keeps of that row would count as taken by those that are timed.
+        torch.cuda.empty_cache()
     start_up = seconds_since_start()  # as a run counts it
     rows = chosen_rows(state)
     _timed(state, rows[-1], hardware)  # gradients for the optimizer
@@ -73,7 +74,8 @@ def calibrate(
         settings,
         hardware,
         fit(samples, step_seconds, before, forward),
-        largest_row=largest_row,
+        # Of the row that the peak is of; the run may hold a larger one.
+        largest_row=sum(map(len, rows[-1])),
         # Not the highest: the C library may find its free memory in pieces that are of no use, by
         # chance. A night meets its longest row now and then, not five times in twenty.
         peak_bytes=statistics.median(peaks),
@@ -171,11 +173,11 @@ def timing_of(
 
 def modelled_time(state: TrainingState, settings: Settings, hardware: Hardware) -> TimeModel:
     """What each part of the work should cost here, from the model's sizes."""
-    config = state.training_model.causal_model.config.to_dict()
     return time_model_of(
-        ModelShape.from_config(config, settings.base_model),
+        shape_of(state.training_model.causal_model, settings.base_model),
         hardware.machine(),
         lora_r=settings.lora_r,
+        lora_targets=settings.lora_target_modules,
         checkpointed_share=state.memory.checkpointed_share,
         quantized=settings.quantization == "nf4",
     )

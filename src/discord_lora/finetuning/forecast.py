@@ -10,20 +10,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from discord_lora.analysis.plan.cards import find_card
-from discord_lora.analysis.plan.estimates import Fit, Machine
+from discord_lora.analysis.plan.cards import find_card, is_cpu
+from discord_lora.analysis.plan.deadline import plan_for
+from discord_lora.analysis.plan.estimates import Fit, Machine, fit_data
 from discord_lora.analysis.plan.memory import MemoryPlan
 from discord_lora.analysis.plan.model_shapes import MODELS, ModelShape
 from discord_lora.analysis.plan.night import (
     NightPlan,
     Workday,
-    fit_data,
-    plan_for,
     plan_night,
     workday,
 )
-from discord_lora.analysis.plan.plan_options import Asked, seconds_allowed
-from discord_lora.analysis.plan.plan_page import show_deadline, show_plan
+from discord_lora.analysis.plan.plan_options import Asked
+from discord_lora.analysis.plan.plan_page import show_deadline, show_lines, show_plan
 from discord_lora.analysis.plan.time_model import Work
 from discord_lora.analysis.plan.timings import Timing, add_timing, newest_timing
 from discord_lora.base_model import (
@@ -47,7 +46,7 @@ from discord_lora.finetuning.training_state import (
     build_state,
     make_accelerator,
 )
-from discord_lora.hardware import Hardware, detect_hardware
+from discord_lora.hardware import Hardware, detect_hardware, the_cpu
 from discord_lora.model_location import locate_base_model
 from discord_lora.sample import SAMPLE_MODEL_NAME
 from discord_lora.settings import Settings, set_in_environment
@@ -61,25 +60,27 @@ def plan_the_night(asked: Asked, settings: Settings, console: Console) -> None:
     """
     plan = forecast(settings, asked, console)
     now = datetime.now().astimezone()  # timing the machine may have taken minutes
-    seconds = seconds_allowed(asked.ready_by, asked.hours, now)
+    seconds = asked.seconds_left(now)
     show_plan(
         plan,
         settings,
         console,
         classic=asked.seconds_per_step or 0.0,
-        has_deadline=seconds is not None,
+        can_be_filtered=asked.can_be_filtered,
     )
     chosen = plan.recommendation.strategy
     if seconds is not None:
         deadline = plan_for(plan, seconds, settings.messages_per_step)
-        show_deadline(deadline, plan, console, now)
+        show_deadline(deadline, console, now, can_calibrate=not asked.gpu)
         if deadline is None and asked.write_env is not None:
             raise UserError(f"Nothing is written into {asked.write_env}: allow more time.")
         if deadline is None:
             return
         chosen = deadline.strategy
+    lines = {**asked.given, **chosen.env(plan.learning_rate)}
+    show_lines(lines, console)
     if asked.write_env is not None:
-        write_lines(asked.write_env, chosen.env(plan.learning_rate), console)
+        write_lines(asked.write_env, lines, console)
 
 
 def write_lines(path: Path, lines: dict[str, str], console: Console) -> None:
@@ -104,7 +105,7 @@ def forecast(settings: Settings, asked: Asked, console: Console) -> NightPlan:
     card = find_card(asked.gpu) if asked.gpu else None
     say = plainly(console)
     dataset = open_with_any_tokenizer(settings, say)
-    hardware = detect_hardware()
+    hardware = the_cpu() if is_cpu(asked.gpu) else detect_hardware()
     machine = Machine.of_card(card) if card else hardware.machine()
     run = plan_as_set(settings, dataset)
     shape = model_shape(settings.base_model, locate_base_model(settings.base_model, say))

@@ -6,9 +6,9 @@ from typing import Any
 
 from discord_lora.analysis.plan.fights import doubts_of_time
 from discord_lora.analysis.plan.memory import RESERVE_BYTES
-from discord_lora.analysis.plan.model_shapes import ModelShape
 from discord_lora.analysis.plan.night import NightPlan, RunTime
 from discord_lora.analysis.plan.timings import newest_timing
+from discord_lora.base_model import shape_of
 from discord_lora.finetuning.calibration import seconds_since_start
 from discord_lora.finetuning.forecast import night_of
 from discord_lora.finetuning.preflight_page import end_sentence
@@ -27,9 +27,8 @@ def foresee(
     """
     if state.accelerator.num_processes > 1:
         return None
-    config = state.training_model.causal_model.config.to_dict()
     try:
-        shape = ModelShape.from_config(config, settings.base_model)
+        shape = shape_of(state.training_model.causal_model, settings.base_model)
         machine = hardware.machine()
     except (KeyError, TypeError, ValueError):
         return None

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from discord_lora.analysis.plan.disk import Room, room_for
 from discord_lora.analysis.plan.fights import Facts, doubts_of, problems_of
+from discord_lora.analysis.plan.memory import optimizer_bytes
 from discord_lora.analysis.plan.model_shapes import ModelShape
 from discord_lora.base_model import check_memory, model_shape, reads_at_once
 from discord_lora.console import UserError, plainly
@@ -35,7 +36,7 @@ from discord_lora.finetuning.preflight_page import (
 )
 from discord_lora.finetuning.refusals import problems_with_folders, refusals
 from discord_lora.finetuning.run_folder import RunFolder
-from discord_lora.finetuning.training_state import optimizer_bytes, optimizer_name
+from discord_lora.finetuning.training_state import optimizer_name
 from discord_lora.hardware import Hardware, detect_hardware, driver_version
 from discord_lora.settings import Settings
 

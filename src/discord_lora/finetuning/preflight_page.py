@@ -95,7 +95,7 @@ def disk_problem(room: Room, folder: object) -> str | None:
 def time_text(taken: RunTime, steps: int, now: datetime) -> str:
     """How long so many steps take if the program starts now, and when it ends."""
     return (
-        f"{steps:,} steps in {duration(taken.total)} ({taken.source}: {duration(taken.low)} to "
+        f"{steps:,} steps in {duration(taken.total)} ({taken.label}: {duration(taken.low)} to "
         f"{duration(taken.high)}); started now it ends about {clock(now, taken.total)}"
     )
 
@@ -106,7 +106,7 @@ def end_sentence(taken: RunTime, now: datetime) -> str:
     latest = taken.high - taken.start_up
     return (
         f"ends about {clock(now, left)}, at the latest about {clock(now, latest)} "
-        f"({taken.source}): {parts_of(taken)}"
+        f"({taken.label}): {parts_of(taken)}"
     )
 
 

@@ -12,7 +12,13 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from transformers import get_scheduler
 
-from discord_lora.analysis.plan.memory import RESERVE_BYTES, MemoryPlan, plan_memory
+from discord_lora.analysis.plan.memory import (
+    RESERVE_BYTES,
+    MemoryPlan,
+    optimizer_bytes,
+    plan_memory,
+    usual_optimizer,
+)
 from discord_lora.console import UserError
 from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.examples import TokenizedExample
@@ -191,7 +197,10 @@ def build_state(
     prepared, optimizer = accelerator.prepare(model, optimizer)
     with memory_must_suffice(NO_MEMORY_TO_BEGIN):
         paths = choose_paths(model, plan.examples)
-        memory = decide_memory(model, plan, settings, accelerator, hardware, optimizer_kind)
+        packing = settings.packing and paths.packing
+        memory = decide_memory(
+            model, plan, settings, accelerator, hardware, optimizer_kind, packing=packing
+        )
     checkpoint_layers(model, memory.checkpointed)
     release_freed_memory()
     for sentence in (*what_is_general(paths), str(memory)):
@@ -205,7 +214,7 @@ def build_state(
         validation=dataset.validation_examples,
         memory=memory,
         token_budget=memory.token_budget,
-        packing=settings.packing and paths.packing,
+        packing=packing,
         max_grad_norm=settings.max_grad_norm,
         optimizer_name=optimizer_kind,
         optimizer_bytes=optimizer_bytes(optimizer_kind),
@@ -219,6 +228,8 @@ def decide_memory(
     accelerator: Accelerator,
     hardware: Hardware,
     optimizer_kind: str,
+    *,
+    packing: bool,
 ) -> MemoryPlan:
     """Token budget and checkpointed layers, as set or as the free memory allows.
 
@@ -242,6 +253,7 @@ def decide_memory(
         max(map(len, plan.examples)),
         token_budget=None if budget == "auto" else budget,
         checkpointing=None if checkpointing == "auto" else checkpointing == "true",
+        packing=packing,
     )
 
 
@@ -256,11 +268,6 @@ def make_optimizer(parameters: list[Any], settings: Settings, name: str) -> Any:
     return kinds[name](parameters, **options)
 
 
-def optimizer_bytes(name: str) -> float:
-    """Two numbers for each trainable one: of one byte, or of four."""
-    return 2.0 if "8bit" in name else 8.0
-
-
 def optimizer_name(settings: Settings, *, on_cuda: bool, sharded: bool) -> str:
     """What OPTIMIZER means on this machine.
 
@@ -269,7 +276,7 @@ def optimizer_name(settings: Settings, *, on_cuda: bool, sharded: bool) -> str:
     """
     name = settings.optimizer
     if name == "auto":
-        return "paged_adamw_8bit" if on_cuda and not sharded else "adamw"
+        return usual_optimizer(on_cuda=on_cuda and not sharded)
     if name != "adamw" and sharded:
         raise UserError(f"OPTIMIZER: {name} cannot be sharded (FSDP); set OPTIMIZER=auto.")
     if name != "adamw" and not on_cuda:

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from discord_lora.analysis.plan.disk import nearest_folder, room_for
+from discord_lora.analysis.plan.memory import optimizer_bytes
 from discord_lora.finetuning.checkpoints import Checkpoint, save_checkpoint
 from discord_lora.finetuning.preflight_page import disk_problem, disk_text
-from discord_lora.finetuning.training_state import make_optimizer, optimizer_bytes
+from discord_lora.finetuning.training_state import make_optimizer
 from discord_lora.settings import load_settings
 
 TRAINABLE = 1_000_000

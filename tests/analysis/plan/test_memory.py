@@ -34,6 +34,13 @@ def test_with_little_room_pieces_are_small_and_all_layers_checkpointed():
     assert made.checkpointed == 10
 
 
+def test_without_packing_room_is_made_for_the_longest_example_alone():
+    made = plan_memory(
+        KNOWN, 500_000, (500,) * 9, 100, token_budget=None, checkpointing=None, packing=False
+    )
+    assert (made.token_budget, made.checkpointed) == (100, 0)
+
+
 def test_what_the_user_sets_is_kept():
     assert plan(1e9, budget=64, longest=60).token_budget == 64
     assert plan(1e9, checkpointing=True).checkpointed == 10

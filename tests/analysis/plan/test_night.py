@@ -11,19 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from discord_lora.analysis.plan.cards import find_card
-from discord_lora.analysis.plan.estimates import Machine
+from discord_lora.analysis.plan.deadline import DEADLINE_SHARE, Deadline, plan_for
+from discord_lora.analysis.plan.estimates import Machine, fit_data
 from discord_lora.analysis.plan.memory import ActivationBytes
 from discord_lora.analysis.plan.model_shapes import MODELS
-from discord_lora.analysis.plan.night import (
-    DEADLINE_SHARE,
-    Prices,
-    fit_data,
-    plan_for,
-    plan_night,
-    workday,
-)
-from discord_lora.analysis.plan.plan_options import seconds_allowed
-from discord_lora.analysis.plan.plan_page import show_plan
+from discord_lora.analysis.plan.night import Prices, RunTime, plan_night, workday
+from discord_lora.analysis.plan.plan_options import Asked, seconds_allowed
+from discord_lora.analysis.plan.plan_page import show_deadline, show_lines, show_plan
 from discord_lora.analysis.plan.strategies import (
     ONE_EPOCH,
     classic_seconds,
@@ -255,6 +249,57 @@ def test_a_plan_of_a_plan_is_the_same():
 
 def test_no_time_is_no_plan():
     assert plan_for(night(63_000), 1.0, 16) is None
+    assert plan_for(night(63_000), -100.0, 16) is None
+
+
+@given(hours=st.floats(0.05, 24))
+def test_for_a_card_the_latest_end_is_in_time(hours):
+    deadline = plan_for(night(63_000), hours * 3600, 16)
+    assert deadline is None or deadline.time.high <= hours * 3600
+
+
+def test_what_no_card_has_shown_is_not_promised(capsys):
+    plan = night(63_000)
+    taken = plan.workday.run_time(plan.prices, 100)
+    assert (taken.low, taken.high) == (taken.total / 2, taken.total * 2)
+    show_plan(plan, SETTINGS, make_console())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "(modelled, not measured on any card: within a factor of 2)" in said
+    timed = night(63_000, timing=timing())
+    taken = timed.workday.run_time(timed.prices, 100)
+    assert (taken.high, taken.label) == (taken.total * 1.1, "calibrated")
+
+
+NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
+
+
+def hints(deadline, capsys, can_calibrate):
+    show_deadline(deadline, make_console(), NOON, can_calibrate=can_calibrate)
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_only_the_machine_at_hand_can_be_calibrated(capsys):
+    plan = night(63_000)
+    on_a_card = plan_for(plan, 8 * 3600, 16)
+    late = Deadline(plan.recommendation.strategy, RunTime(10, 100, 0, 0, "modelled"), 120, True)
+    for deadline, remark in (
+        (on_a_card, "Planned for the latest end, not for the likeliest"),
+        (late, "That would be too late"),
+    ):
+        assert f"{remark}: --calibrate narrows it down." in hints(deadline, capsys, True)
+        assert f"{remark}." in hints(deadline, capsys, False)
+    sure = replace(late, time=RunTime(10, 90, 0, 0, "calibrated"))
+    assert "--calibrate" not in hints(sure, capsys, True)
+
+
+def test_a_time_of_day_stays_that_of_the_start():
+    """Not tomorrow's, when it has passed while the machine was timed."""
+    begun = NOON.timestamp()
+    asked = Asked(ready_at=begun + 300)
+    assert asked.seconds_left(datetime.fromtimestamp(begun + 100, UTC)) == 200
+    assert asked.seconds_left(datetime.fromtimestamp(begun + 400, UTC)) == -100
+    assert Asked(hours=2).seconds_left(NOON) == 7200
+    assert Asked().seconds_left(NOON) is None
 
 
 def test_a_time_of_day_is_the_next_one():
@@ -369,11 +414,37 @@ def test_the_page_fits_an_old_windows_console(capsys):
     console = make_console()
     show_plan(night(63_000), SETTINGS, console)
     show_plan(night(63_000, seconds_per_step=30), SETTINGS, console, classic=30)
+    show_lines(night(63_000).recommendation.strategy.env(2e-4), console)
     text = capsys.readouterr().out
     text.encode("cp1252")
     assert "3,938 steps an epoch" in text
     assert "x 30 s = 32.8 h" in text
     assert "MAX_STEPS=0" in text
+
+
+def test_a_measured_peak_within_the_reserve_is_said(capsys):
+    memory, needed = night(16_000).fit.machine.memory_bytes, timing().activations.needed(320, 0)
+    tight = night(16_000, timing=timing(base_bytes=memory - needed - 0.6e9))
+    assert (tight.peak_source, tight.fits) == ("calibrated", False)
+    show_plan(tight, SETTINGS, make_console())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "missing | 0.40" in said
+    assert "This may not fit." in said
+    assert night(16_000, timing=timing(base_bytes=memory - needed - 1.1e9)).fits
+
+
+@pytest.mark.parametrize(("persona", "whose"), [("", ""), ("Ada", " --authors Ada")])
+def test_how_to_choose_fewer_messages_is_said(persona, whose, capsys):
+    settings = load_settings({"persona": persona, "training_data_path": "x.jsonl"}, env_file=None)
+    plan = night(63_000, settings=settings)
+    show_plan(plan, settings, make_console())
+    lines = capsys.readouterr().out.splitlines()
+    for option in ("--best 10000", "--best 5000", "--hand-pick 2000"):
+        command = f"scripts/filter_training_data.py x.jsonl {option}{whose}"
+        assert any(line.endswith(command) for line in lines)
+    show_plan(plan, settings, make_console(), can_be_filtered=False)
+    show_plan(night(500, settings=settings), settings, make_console())
+    assert "filter_training_data" not in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not hasattr(time, "tzset"), reason="Windows knows one time zone")

@@ -22,10 +22,13 @@ from discord_lora.analysis.plan.memory import (
     RESERVE_BYTES,
     ActivationBytes,
     MemoryPlan,
+    optimizer_bytes,
     plan_memory,
+    usual_optimizer,
 )
-from discord_lora.analysis.plan.model_shapes import NF4_BYTES, ModelShape
-from discord_lora.analysis.plan.time_model import TimeModel, Work, modelled
+from discord_lora.analysis.plan.model_shapes import ALL_LINEAR, NF4_BYTES, ModelShape
+from discord_lora.analysis.plan.time_model import LAUNCH_SECONDS, TimeModel, modelled
+from discord_lora.settings import Settings
 
 UTILISATION = 0.4
 """Share of the tensor peak that training reaches on a card. Assumed: torchtune reaches about this
@@ -60,7 +63,7 @@ class Machine:
         return cls(
             card.name,
             "cuda",
-            card.memory_gb * 2**30,
+            card.usable_bytes,
             UTILISATION * card.tensor_tflops * 1e12,
             card.bandwidth_gb_s * 1e9,
         )
@@ -76,9 +79,9 @@ class Machine:
         return 2 if self.kind == "cuda" else 4
 
     @property
-    def moment_bytes(self) -> int:
-        """Of Adam, for each trainable number: 8-bit on a card."""
-        return 2 if self.kind == "cuda" else 8
+    def launch_seconds(self) -> float:
+        """Of a kernel; a CPU calls its own."""
+        return LAUNCH_SECONDS if self.kind == "cuda" else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,10 @@ def fit_into(
     longest: int,
     *,
     lora_r: int,
+    lora_targets: str = ALL_LINEAR,
+    optimizer: str = "auto",
     quantized: bool = True,
+    packing: bool = True,
     token_budget: int | None = None,
     checkpointing: bool | None = None,
 ) -> Fit:
@@ -133,7 +139,10 @@ def fit_into(
         step_tokens: tokens of each optimizer step.
         longest: tokens of the longest example.
         lora_r: rank of the adapter.
+        lora_targets: which layers it is on, as LORA_TARGET_MODULES says.
+        optimizer: as OPTIMIZER says.
         quantized: linear layers in NF4.
+        packing: several examples in one micro-batch.
         token_budget: what the user set; None: choose.
         checkpointing: what the user set; None: choose.
     """
@@ -141,13 +150,16 @@ def fit_into(
     weights = shape.linear_weights * weight_bytes
     embedding = float(shape.embedding_weights * machine.number_bytes)
     context = CONTEXT_BYTES[machine.kind]
-    activations = activation_bytes(shape, machine, lora_r)
+    head, workspace = _fixed(shape, machine)
+    if optimizer == "auto":
+        optimizer = usual_optimizer(on_cuda=machine.kind == "cuda")
+    adapter = shape.lora_weights(lora_r, lora_targets) * (4 + 4 + optimizer_bytes(optimizer))
+    activations = activation_bytes(shape, machine, lora_r, head + workspace + adapter)
     free = machine.memory_bytes - context - RESERVE_BYTES[machine.kind] - weights - embedding
     plan = plan_memory(
         activations, free, step_tokens, longest,
-        token_budget=token_budget, checkpointing=checkpointing,
+        token_budget=token_budget, checkpointing=checkpointing, packing=packing,
     )  # fmt: skip
-    head, workspace, adapter = _fixed(shape, machine, lora_r)
     use = MemoryUse(
         weights=weights,
         embedding=embedding,
@@ -160,7 +172,29 @@ def fit_into(
     return Fit(shape, machine, plan, use, fits=plan.expected_bytes <= free)
 
 
-def activation_bytes(shape: ModelShape, machine: Machine, r: int) -> ActivationBytes:
+def fit_data(
+    shape: ModelShape, machine: Machine, settings: Settings, step_tokens: list[int], longest: int
+) -> Fit:
+    """`fit_into` with what the settings say."""
+    budget, checkpointing = settings.max_tokens_per_microbatch, settings.gradient_checkpointing
+    return fit_into(
+        shape,
+        machine,
+        step_tokens,
+        longest,
+        lora_r=settings.lora_r,
+        lora_targets=settings.lora_target_modules,
+        optimizer=settings.optimizer,
+        quantized=settings.quantization == "nf4",
+        packing=settings.packing,
+        token_budget=None if budget == "auto" else budget,
+        checkpointing=None if checkpointing == "auto" else checkpointing == "true",
+    )
+
+
+def activation_bytes(
+    shape: ModelShape, machine: Machine, r: int, fixed: float = 0.0
+) -> ActivationBytes:
     """What the fast pieces keep; `finetuning/activations.py` counts it on real models."""
     kept = 4 * shape.hidden + 2 * shape.query + 2 * shape.key + 2 * shape.intermediate + 7 * r
     number = float(machine.number_bytes)
@@ -169,17 +203,16 @@ def activation_bytes(shape: ModelShape, machine: Machine, r: int) -> ActivationB
         layer=number * kept,
         layer_input=number * shape.hidden,
         outside=number * 4 * shape.hidden,
-        fixed=sum(_fixed(shape, machine, r)),
+        fixed=fixed,
     )
 
 
-def _fixed(shape: ModelShape, machine: Machine, r: int) -> tuple[float, float, float]:
-    """Head, workspace, adapter: bytes whatever the tokens."""
+def _fixed(shape: ModelShape, machine: Machine) -> tuple[float, float]:
+    """Head and workspace: bytes whatever the tokens."""
     # A softmax in fp32 needs no second buffer where the logits are fp32 already.
     head = LOGITS_AT_ONCE * (2 + 4 if machine.number_bytes == 2 else 4)
     workspace = 2 * machine.number_bytes * shape.hidden * shape.intermediate
-    adapter = shape.lora_weights(r) * (4 + 4 + machine.moment_bytes)
-    return float(head), float(workspace), float(adapter)
+    return float(head), float(workspace)
 
 
 def time_model_of(
@@ -188,6 +221,7 @@ def time_model_of(
     *,
     lora_r: int,
     checkpointed_share: float,
+    lora_targets: str = ALL_LINEAR,
     quantized: bool = True,
 ) -> TimeModel:
     """Seconds of each part of the work on this machine: modelled."""
@@ -196,53 +230,9 @@ def time_model_of(
         flops_per_second=machine.flops_per_second,
         bytes_per_second=machine.bytes_per_second,
         lora_r=lora_r,
+        lora_targets=lora_targets,
         checkpointed_share=checkpointed_share,
         number_bytes=machine.number_bytes,
+        launch_seconds=machine.launch_seconds,
         quantized=quantized,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """What is trained when there is no data yet; the defaults are the classic night."""
-
-    messages: int = 63_000
-    messages_per_step: int = 16
-    tokens_per_message: float = 40.0
-    """Names and repeated context included."""
-    trained_share: float = 0.65
-    """Of the tokens."""
-    example_tokens: int = 300
-    longest: int = 1024
-
-    @property
-    def step_tokens(self) -> list[int]:
-        """A typical spread of steps around the mean."""
-        mean = self.messages_per_step * self.tokens_per_message
-        return [round(mean * factor) for factor in (0.6, 0.8, 1.0, 1.2, 1.8)]
-
-    def work(self, token_budget: int) -> Work:
-        """Of one epoch, in micro-batches of up to so many tokens."""
-        steps = self.messages / self.messages_per_step
-        passes = sum(-(-tokens // token_budget) for tokens in self.step_tokens)
-        tokens = self.messages * self.tokens_per_message
-        return Work(
-            steps=steps,
-            micro_batches=steps * passes / len(self.step_tokens),
-            tokens=tokens,
-            squared_tokens=tokens * self.example_tokens,
-            targets=tokens * self.trained_share,
-        )
-
-
-def epoch_of(
-    shape: ModelShape, card: Card, workload: Workload, lora_r: int = 16
-) -> tuple[Fit, float]:
-    """How the model fits a card, and the seconds of one epoch on it."""
-    made = fit_into(
-        shape, Machine.of_card(card), workload.step_tokens, workload.longest, lora_r=lora_r
-    )
-    prices = time_model_of(
-        shape, made.machine, lora_r=lora_r, checkpointed_share=made.plan.checkpointed_share
-    )
-    return made, prices.seconds(workload.work(made.plan.token_budget))

@@ -86,6 +86,7 @@ def plan_memory(
     *,
     token_budget: int | None,
     checkpointing: bool | None,
+    packing: bool = True,
 ) -> MemoryPlan:
     """Choose token budget and checkpointed layers.
 
@@ -96,10 +97,11 @@ def plan_memory(
         longest: tokens of the longest example, which is never cut for memory.
         token_budget: what the user set; None: choose.
         checkpointing: what the user set; None: choose.
+        packing: several examples in one micro-batch; else none is larger than the longest.
     """
     layers = activations.layers
     choices = range(layers + 1) if checkpointing is None else [layers * checkpointing]
-    largest = max(*step_tokens, longest)
+    largest = max(*step_tokens, longest) if packing else longest
     options = []
     for checkpointed in choices:
         fits = activations.tokens_that_fit(free, checkpointed)
@@ -116,6 +118,16 @@ def plan_memory(
         expected_bytes=activations.needed(_row(budget, largest, longest), checkpointed),
         activations=activations,
     )
+
+
+def usual_optimizer(*, on_cuda: bool) -> str:
+    """What OPTIMIZER=auto means."""
+    return "paged_adamw_8bit" if on_cuda else "adamw"
+
+
+def optimizer_bytes(name: str) -> float:
+    """That an optimizer keeps for each trainable number: two of one byte, or of four."""
+    return 2.0 if "8bit" in name else 8.0
 
 
 def _row(budget: int, largest: int, longest: int) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes a quantized weight takes: 4 bits, an 8-bit scale a block of 64 (double quantization:
@@ -10,10 +10,21 @@ Dettmers et al. 2023, section 3), a 32-bit scale for 256 of those."""
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
+ALL_LINEAR = "all-linear"
+"""What LORA_TARGET_MODULES calls all linear layers but the head."""
+
+
+class Linear(NamedTuple):
+    """A linear layer, by the last part of its name."""
+
+    name: str
+    inputs: int
+    outputs: int
+
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """The sizes of a decoder with gated MLPs: Llama, Mistral, Qwen, Gemma and the like."""
+    """The sizes of a decoder."""
 
     name: str
     layers: int
@@ -26,6 +37,9 @@ class ModelShape:
     vocabulary: int
     tied: bool = False
     """True if the head is the embedding."""
+    counted: tuple[Linear, ...] = ()
+    """The linear layers of a model, but its head, where they were counted on it; empty: as Llama,
+    Mistral, Qwen and Gemma have them."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], name: str) -> "ModelShape":
@@ -56,20 +70,36 @@ class ModelShape:
         )
 
     @property
+    def linear_layers(self) -> tuple[Linear, ...]:
+        """All of the model but the head: those that quantization packs."""
+        hidden, query, key, wide = self.hidden, self.query, self.key, self.intermediate
+        return self.counted or self.layers * (
+            Linear("q_proj", hidden, query),
+            Linear("k_proj", hidden, key),
+            Linear("v_proj", hidden, key),
+            Linear("o_proj", query, hidden),
+            Linear("gate_proj", hidden, wide),
+            Linear("up_proj", hidden, wide),
+            Linear("down_proj", wide, hidden),
+        )
+
+    @property
     def linear_weights(self) -> int:
-        attention = self.hidden * (2 * self.query + 2 * self.key)
-        return self.layers * (attention + 3 * self.hidden * self.intermediate)
+        return sum(layer.inputs * layer.outputs for layer in self.linear_layers)
 
     @property
     def embedding_weights(self) -> int:
         """Embedding and head."""
         return self.vocabulary * self.hidden * (1 if self.tied else 2)
 
-    def lora_weights(self, r: int) -> int:
-        """Of an adapter on all linear layers: r (in + out) each."""
-        inputs = 3 * self.hidden + self.query + 2 * self.hidden + self.intermediate
-        outputs = self.query + 2 * self.key + self.hidden + 2 * self.intermediate + self.hidden
-        return self.layers * r * (inputs + outputs)
+    def lora_weights(self, r: int, targets: str = ALL_LINEAR) -> int:
+        """Of an adapter: r (in + out) for each layer that `targets` (LORA_TARGET_MODULES) names.
+
+        Where nothing is called so, training will refuse; all of them count.
+        """
+        names = {name.strip().rpartition(".")[2] for name in targets.split(",")}
+        named = [layer for layer in self.linear_layers if layer.name in names]
+        return r * sum(layer.inputs + layer.outputs for layer in named or self.linear_layers)
 
 
 MODELS = (

@@ -1,13 +1,12 @@
 """The night before it begins: how long each choice takes, whether it fits, what ends in time."""
 
-import bisect
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from discord_lora.analysis.plan.estimates import Fit, Machine, fit_into, time_model_of
-from discord_lora.analysis.plan.model_shapes import ModelShape
+from discord_lora.analysis.plan.estimates import Fit, time_model_of
+from discord_lora.analysis.plan.memory import RESERVE_BYTES
 from discord_lora.analysis.plan.strategies import (
     Recommendation,
     Strategy,
@@ -16,7 +15,13 @@ from discord_lora.analysis.plan.strategies import (
     recommend,
     strategies,
 )
-from discord_lora.analysis.plan.time_model import BANDS, Source, TimeModel, Work
+from discord_lora.analysis.plan.time_model import (
+    BANDS,
+    UNMEASURED_BAND,
+    Source,
+    TimeModel,
+    Work,
+)
 from discord_lora.analysis.plan.timings import Timing
 from discord_lora.settings import Settings
 
@@ -27,10 +32,6 @@ ANSWER_TOKENS, QUESTION_TOKENS = 16, 128
 """Of a sample answer: the most that it may have, and a usual question. A small term of the sum:
 three answers of up to 24 tokens were modelled as 3.7 s (sample model, two cores); measured were 3.4
 to 4.3."""
-
-DEADLINE_SHARE = 0.9
-"""Of the time until a deadline that a plan uses: a night that is a tenth slower still ends in
-time."""
 
 Row = Sequence[Any]
 """A micro-batch: examples, as `Work.of` takes them."""
@@ -46,6 +47,8 @@ class Prices:
 
     checkpointed_share: float = 0.0
     """Of the layers, which are run forward twice in training and once in evaluation."""
+    unmeasured: bool = False
+    """Modelled for a card: nothing has been measured on any."""
 
     @property
     def source(self) -> Source:
@@ -63,6 +66,18 @@ class RunTime:
     source: Source
     answers: float = 0.0
     """To the same questions at each checkpoint."""
+    unmeasured: bool = False
+    """As `Prices` has it."""
+
+    @property
+    def band(self) -> float:
+        """Within which factor the truth is expected."""
+        return UNMEASURED_BAND if self.unmeasured else BANDS[self.source]
+
+    @property
+    def label(self) -> str:
+        """Where the figures come from, in words."""
+        return f"{self.source}, not measured on any card" if self.unmeasured else self.source
 
     @property
     def total(self) -> float:
@@ -70,11 +85,11 @@ class RunTime:
 
     @property
     def low(self) -> float:
-        return self.total / BANDS[self.source]
+        return self.total / self.band
 
     @property
     def high(self) -> float:
-        return self.total * BANDS[self.source]
+        return self.total * self.band
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +139,7 @@ class Workday:
             saving=saves * prices.save_seconds,
             answers=(before + saves) * forward(self.answers),
             source=prices.source,
+            unmeasured=prices.unmeasured,
         )
 
 
@@ -213,7 +229,7 @@ class NightPlan:
     @property
     def fits(self) -> bool:
         """By what was measured, if anything was."""
-        return self.fit.fits if self.peak_source == "modelled" else self.margin >= 0
+        return self.left >= 0
 
     def choice(self, name: str) -> Choice:
         return next(choice for choice in self.choices if choice.strategy.name == name)
@@ -222,6 +238,11 @@ class NightPlan:
     def margin(self) -> float:
         """Bytes of memory that stay free."""
         return self.fit.machine.memory_bytes - self.peak_bytes
+
+    @property
+    def left(self) -> float:
+        """Bytes of them beside the reserve; below zero they are missing."""
+        return self.margin - RESERVE_BYTES[self.fit.machine.kind]
 
 
 def plan_night(
@@ -287,6 +308,7 @@ def prices_of(made: Fit, settings: Settings, timing: Timing | None) -> Prices:
         made.shape,
         made.machine,
         lora_r=settings.lora_r,
+        lora_targets=settings.lora_target_modules,
         checkpointed_share=share,
         quantized=settings.quantization == "nf4",
     )
@@ -296,63 +318,5 @@ def prices_of(made: Fit, settings: Settings, timing: Timing | None) -> Prices:
         start_up_seconds=START_UP_SECONDS + stored / DISK_BYTES_PER_SECOND,
         save_seconds=made.use.adapter / DISK_BYTES_PER_SECOND,
         checkpointed_share=share,
+        unmeasured=made.machine.kind == "cuda",
     )
-
-
-def fit_data(
-    shape: ModelShape, machine: Machine, settings: Settings, step_tokens: list[int], longest: int
-) -> Fit:
-    """`fit_into` with what the settings say."""
-    budget, checkpointing = settings.max_tokens_per_microbatch, settings.gradient_checkpointing
-    return fit_into(
-        shape,
-        machine,
-        step_tokens,
-        longest,
-        lora_r=settings.lora_r,
-        quantized=settings.quantization == "nf4",
-        token_budget=None if budget == "auto" else budget,
-        checkpointing=None if checkpointing == "auto" else checkpointing == "true",
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Deadline:
-    """What ends in time."""
-
-    strategy: Strategy
-    time: RunTime
-    allowed_seconds: float
-    is_whole: bool
-    """True if there is time for all that is recommended."""
-
-
-def plan_for(plan: NightPlan, seconds: float, learning_messages_per_step: int) -> Deadline | None:
-    """The recommended run, or as many of its steps as end in time; None if there is none.
-
-    Args:
-        plan: the night.
-        seconds: until it has to be over.
-        learning_messages_per_step: BATCH_SIZE x GRADIENT_ACCUMULATION_STEPS.
-    """
-    recommended = plan.recommendation.strategy
-    whole = plan.workday.run_time(plan.prices, recommended.steps)
-    if whole.total <= DEADLINE_SHARE * seconds:
-        return Deadline(recommended, whole, seconds, is_whole=True)
-    steps = bisect.bisect_right(
-        range(1, recommended.steps + 1),
-        DEADLINE_SHARE * seconds,
-        key=lambda count: plan.workday.run_time(plan.prices, count).total,
-    )
-    if steps < 1:
-        return None
-    epochs = steps / plan.workday.steps_per_epoch
-    shortened = replace(
-        recommended,
-        name=f"{steps:,} steps",
-        messages=min(plan.messages, steps * learning_messages_per_step),
-        epochs=epochs,
-        steps=steps,
-        max_steps=steps,
-    )
-    return Deadline(shortened, plan.workday.run_time(plan.prices, steps), seconds, is_whole=False)

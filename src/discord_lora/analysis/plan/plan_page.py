@@ -1,5 +1,6 @@
 """The plan of the night on a terminal: memory, choices, one recommendation, what to put in .env."""
 
+from collections.abc import Mapping
 from dataclasses import fields
 from datetime import datetime
 
@@ -8,12 +9,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from discord_lora.analysis.plan.deadline import Deadline
 from discord_lora.analysis.plan.memory import RESERVE_BYTES
-from discord_lora.analysis.plan.night import Deadline, NightPlan, RunTime
-from discord_lora.analysis.plan.strategies import ONE_EPOCH, Strategy
-from discord_lora.analysis.plan.time_model import BANDS
+from discord_lora.analysis.plan.night import NightPlan, RunTime
+from discord_lora.analysis.plan.strategies import ONE_EPOCH
 from discord_lora.console import duration
+from discord_lora.env_file import env_line
 from discord_lora.settings import Settings
+from discord_lora.typed_command import script_command
 
 WORDS = {
     "weights": "model, linear layers",
@@ -32,20 +35,22 @@ def show_plan(
     console: Console,
     *,
     classic: float = 0,
-    has_deadline: bool = False,
+    can_be_filtered: bool = True,
 ) -> None:
-    """Everything but the deadline, which has lines for .env of its own.
+    """Everything but the deadline and the lines for .env.
 
-    `classic`: seconds a step that the user gave.
+    Args:
+        plan: the night.
+        settings: of the run.
+        console: where it is shown.
+        classic: seconds a step that the user gave.
+        can_be_filtered: the data is a file that filter_training_data.py takes.
     """
     show_memory(plan, console)
     show_arithmetic(plan, settings, console, classic)
     console.print(choice_table(plan))
-    if not classic and any(choice.strategy.chosen for choice in plan.choices):
-        console.print(
-            "Fewer messages are counted as average ones, and take longer: what they answer is read "
-            "with them. Plan again on the filtered file (--training-data-path)."
-        )
+    if not classic:
+        show_how_to_choose(plan, settings, console, can_be_filtered)
     recommendation = plan.recommendation
     console.print(f"Recommended: {recommendation.strategy.name}. {recommendation.reason}")
     if recommendation.warning:
@@ -56,8 +61,6 @@ def show_plan(
             f"As it is set now: {plan.as_set.steps:,.0f} steps, {duration(taken.low)} to "
             f"{duration(taken.high)}."
         )
-    if not has_deadline:
-        show_lines(recommendation.strategy, plan, console)
 
 
 def show_memory(plan: NightPlan, console: Console) -> None:
@@ -71,10 +74,8 @@ def show_memory(plan: NightPlan, console: Console) -> None:
     table.add_row("together (modelled)", f"{made.use.total / 1e9:.2f}")
     if plan.peak_source != "modelled":
         table.add_row(f"together ({plan.peak_source})", f"{plan.peak_bytes / 1e9:.2f}")
-    reserve = RESERVE_BYTES[made.machine.kind]
-    table.add_row("kept in reserve", f"{reserve / 1e9:.2f}")
-    left = plan.margin - reserve
-    table.add_row("stays free" if left >= 0 else "missing", f"{abs(left) / 1e9:.2f}")
+    table.add_row("kept in reserve", f"{RESERVE_BYTES[made.machine.kind] / 1e9:.2f}")
+    table.add_row("stays free" if plan.fits else "missing", f"{abs(plan.left) / 1e9:.2f}")
     console.print(table)
     console.print(str(made.plan)[0].upper() + str(made.plan)[1:] + ".", markup=False)
     if not plan.fits:
@@ -99,7 +100,7 @@ def show_arithmetic(plan: NightPlan, settings: Settings, console: Console, class
         taken = plan.workday.run_time(plan.prices, once.strategy.steps)
         line += (
             f"{parts_of(taken)} = {duration(taken.total)} "
-            f"({taken.source}: within a factor of {BANDS[taken.source]:g})"
+            f"({taken.label}: within a factor of {taken.band:g})"
         )
     console.print(line, markup=False)
 
@@ -135,10 +136,31 @@ def choice_table(plan: NightPlan) -> Table:
     return table
 
 
-def show_deadline(
-    deadline: Deadline | None, plan: NightPlan, console: Console, now: datetime
+def show_how_to_choose(
+    plan: NightPlan, settings: Settings, console: Console, can_be_filtered: bool
 ) -> None:
-    """What ends in time, and when."""
+    """What makes the rows of fewer messages true, if there are any."""
+    chosen = [choice.strategy for choice in plan.choices if choice.strategy.chosen]
+    if not chosen:
+        return
+    console.print(
+        "Fewer messages are counted as average ones, and take longer: what they answer is read "
+        "with them. Some of them will be held out."
+    )
+    if not can_be_filtered:
+        return
+    path = settings.training_data_path
+    whose = ("--authors", settings.persona) if settings.persona else ()
+    console.print("To choose them, and to plan anew on the filtered file:")
+    for strategy in chosen:
+        words = ("scripts/filter_training_data.py", path, *strategy.chosen, *whose)
+        console.print(f"  {script_command(*words)}", markup=False, soft_wrap=True)
+
+
+def show_deadline(
+    deadline: Deadline | None, console: Console, now: datetime, *, can_calibrate: bool
+) -> None:
+    """What ends in time, and when. `can_calibrate`: it is planned for the machine at hand."""
     if deadline is None:
         console.print("There is no time for a single step until then; allow more.")
         return
@@ -155,13 +177,18 @@ def show_deadline(
     day = "%H:%M:%S" if latest.date() == now.date() else "%a %H:%M:%S"
     console.print(
         f"Started now it ends at {ends:{day}} ({duration(taken.total)}), at the latest about "
-        f"{latest:{day}} ({taken.source})."
+        f"{latest:{day}} ({taken.label})."
     )
     if taken.high > deadline.allowed_seconds:
-        console.print("That would be too late: --calibrate narrows it down.")
-    show_lines(deadline.strategy, plan, console)
+        remark = "That would be too late"
+    elif taken.unmeasured:
+        remark = "Planned for the latest end, not for the likeliest"
+    else:
+        return
+    console.print(f"{remark}{': --calibrate narrows it down' if can_calibrate else ''}.")
 
 
-def show_lines(strategy: Strategy, plan: NightPlan, console: Console) -> None:
-    env = strategy.env(plan.learning_rate)
-    console.print("In .env:  " + "  ".join(f"{k}={v}" for k, v in env.items()), markup=False)
+def show_lines(lines: Mapping[str, str], console: Console) -> None:
+    """What belongs into `.env`."""
+    text = "  ".join(env_line(key, value) for key, value in lines.items())
+    console.print(f"In .env:  {text}", markup=False)

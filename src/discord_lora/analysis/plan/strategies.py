@@ -40,7 +40,7 @@ class Strategy:
     """That are trained on."""
     epochs: float
     steps: int
-    chosen: str = ""
+    chosen: tuple[str, ...] = ()
     """How the messages are chosen: an option of filter_training_data.py; empty: all."""
     max_steps: int = 0
 
@@ -77,7 +77,7 @@ def rate_factor_for(epochs: float) -> float:
 def strategies(messages: int, messages_per_step: int) -> list[Strategy]:
     """The choices for so many messages."""
 
-    def make(name: str, count: int, epochs: float, chosen: str = "") -> Strategy:
+    def make(name: str, count: int, epochs: float, *chosen: str) -> Strategy:
         steps = steps_of_run(count, messages_per_step, epochs)
         return Strategy(name, count, epochs, steps, chosen)
 
@@ -94,7 +94,7 @@ def strategies(messages: int, messages_per_step: int) -> list[Strategy]:
     for count, how in ((10_000, "best"), (5_000, "best"), (2_000, "hand-pick")):
         if count <= LARGEST_SHARE_KEPT * messages:
             name = f"{'hand-picked' if how == 'hand-pick' else 'the best'} {count:,}, three epochs"
-            choices.append(make(name, count, 3, f"--{how} {count}"))
+            choices.append(make(name, count, 3, f"--{how}", str(count)))
     return choices
 
 

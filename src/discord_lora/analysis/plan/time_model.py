@@ -12,7 +12,8 @@ the seed. What each part costs is modelled from FLOPs and bytes, or fitted to ti
     target         4 FLOPs a weight of the head, which runs at target tokens only
     squared_token  4 x query size forward, halved by causality; 3.5 times that with the backward
                    pass (Dao 2023, FlashAttention-2, section 4.1)
-    micro_batch    4-bit weights read, unpacked ones written and read, for each pass
+    micro_batch    4-bit weights read, unpacked ones written and read, for each pass; on a card
+                   also KERNELS launches a layer and pass
     step           the optimizer reads and writes the adapter's weights and moments
 """
 
@@ -22,12 +23,27 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from discord_lora.analysis.plan.model_shapes import NF4_BYTES, ModelShape
+from discord_lora.analysis.plan.model_shapes import ALL_LINEAR, NF4_BYTES, ModelShape
 
 Source = Literal["measured here", "calibrated", "modelled"]
 
 BANDS = {"measured here": 1.1, "calibrated": 1.1, "modelled": 1.5}
 """Within which factor the truth is expected, by source: benchmarks/prediction.py."""
+
+UNMEASURED_BAND = 2.0
+"""The same for what is modelled for a card: nothing has been measured on one yet."""
+
+KERNELS = 130
+"""Kernels that a decoder layer launches in a pass, counted in this trainer's own layers. Forward
+about 100: 7 LoRA layers at 8 (unpacking 3, the product, A and B cast and multiplied), 2 norms at
+8, rotary embedding and attention 20, activation, product and sums 6. Backward about 165: 7 at 16
+(unpacking and five products, casts, gradients added up), 2 norms at 10, attention and rotary
+embedding 20, the rest 10. Not measured on a card."""
+
+LAUNCH_SECONDS = 7.5e-6
+"""Of one kernel, assumed: the driver takes 4 to 6 us of it (measured on an RTX 5070 Ti:
+susun-blog.com, "From Launch Overhead to CUDA Graph"), PyTorch's own work is the rest. A card that
+is busy hides launches behind its work, so for large models this says rather too much."""
 
 LEARNING_BYTES = 40
 """Bytes an optimizer step moves for each trainable number: weight, gradient and two moments in
@@ -125,9 +141,11 @@ def modelled(
     lora_r: int,
     checkpointed_share: float,
     number_bytes: int,
+    lora_targets: str = ALL_LINEAR,
+    launch_seconds: float = 0.0,
     quantized: bool = True,
 ) -> TimeModel:
-    """From the model's sizes and two rates of the machine.
+    """From the model's sizes and the rates of the machine.
 
     Args:
         shape: the model.
@@ -136,14 +154,18 @@ def modelled(
         lora_r: rank of the adapter.
         checkpointed_share: of the layers.
         number_bytes: of an activation and an unpacked weight: 2 on a card, 4 on a CPU.
+        lora_targets: which layers the adapter is on, as LORA_TARGET_MODULES says.
+        launch_seconds: of a kernel.
         quantized: False if nothing has to be unpacked; weights are read all the same.
     """
     passes = 2 + checkpointed_share
-    lora = shape.lora_weights(lora_r)
+    lora = shape.lora_weights(lora_r, lora_targets)
+    launches = passes * shape.layers * KERNELS
     unpacked = NF4_BYTES + 2 * number_bytes if quantized else number_bytes
     return TimeModel(
         step=lora * LEARNING_BYTES / bytes_per_second,
-        micro_batch=passes * shape.linear_weights * unpacked / bytes_per_second,
+        micro_batch=passes * shape.linear_weights * unpacked / bytes_per_second
+        + launches * launch_seconds,
         token=(2 * passes * shape.linear_weights + 6 * lora) / flops_per_second,
         squared_token=shape.layers * 2 * shape.query * (1.5 + passes) / flops_per_second,
         target=4 * shape.vocabulary * shape.hidden / flops_per_second,
