@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from discord_lora.discord_bot.channel_memory import RESET_NOTICE
+from discord_lora.discord_bot import delivery
+from discord_lora.discord_bot.channel_memory import MESSAGES_PER_CHANNEL, RESET_NOTICE
 from discord_lora.discord_bot.signs import BUSY_SIGN, HEARD_SIGN
 from fakes import contents
 
@@ -101,6 +102,70 @@ def test_mentions_while_the_connection_was_gone(
     assert answers(channel, account, questions[1]) == [answer]
     said = contents(bot.backend.requests[-1].conversation.messages)
     assert "the end" in said and "teh end" not in said
+
+
+def test_a_mention_far_back_is_found_although_somebody_wrote_since(
+    server, account, alice, bob, channel, start, monkeypatch
+):
+    # It is in again, and hears the one word, before it looks at any history.
+    monkeypatch.setattr("discord_bot.running_bot.GUILD_READY_SECONDS", 0.5)
+    start()
+    channel.wait_for_message(author=account, reply_to=channel.say(alice, "lora, zero?"))
+    server.gateway.refuse(0.2)
+    server.gateway.abort()
+    server.gateway.forget_sessions()
+    missed = channel.say(alice, "hi @Lora", mentions=[account], deliver=False)
+    for number in range(250):
+        channel.say(bob, f"talk {number}", deliver=False)
+    server.wait_until_connected(account)
+    channel.say(bob, "one word")
+    channel.wait_for_message(author=account, reply_to=missed, timeout=30)
+
+
+def test_a_mention_is_answered_however_far_back(server, account, alice, bob, channel, start):
+    channel.say(alice, "before")
+    missed = channel.say(alice, "hi @Lora", mentions=[account])
+    for number in range(450):
+        channel.say(bob, f"talk {number}")
+    bot = start()
+    channel.wait_for_message(author=account, reply_to=missed)
+    all_is_done(channel, account, bob)
+    assert contents(bot.backend.requests[0].conversation.messages) == ["before", "hi @Lora"]
+    # Then no more is remembered of the channel than of any other.
+    server.wait_until(lambda: not bot.client.answering._channels)
+    assert len(bot.client.memory._channels[str(channel.id)].ids) == MESSAGES_PER_CHANNEL
+
+
+@pytest.mark.parametrize("then", ["a new round", "another question"])
+def test_a_question_is_taken_up_again_when_no_answer_could_be_sent(
+    server, account, alice, bob, channel, start, monkeypatch, then
+):
+    monkeypatch.setattr(delivery, "RETRY_SECONDS", [0.01, 0.01])
+    bot = start()
+    fault = server.fail_next("POST", "/channels/*/messages", drop_request=True, times=3)
+    question = channel.say(alice, "lora?")
+    server.wait_until(lambda: fault.is_spent and not bot.client.answering._channels)
+    assert channel.by(account) == []
+    if then == "a new round":
+        server.gateway.reconnect()
+    else:
+        channel.wait_for_message(author=account, reply_to=channel.say(bob, "lora, and I?"))
+    channel.wait_for_message(author=account, reply_to=question)
+    all_is_done(channel, account, bob)
+    assert len(answers(channel, account, question)) == 1
+
+
+def test_a_channel_that_is_closed_to_it_is_forgotten(server, account, alice, channel, start):
+    from fake_discord import Permissions
+
+    bot = start()
+    question = channel.say(alice, "lora?")
+    channel.wait_for_message(author=account, reply_to=question)
+    memory, history = bot.client.memory, bot.client.history
+    assert memory.knows(str(channel.id), str(question.id)) and channel.id in history._read
+    channel.deny(account, Permissions.VIEW_CHANNEL)
+    server.wait_until(lambda: str(channel.id) not in memory._channels)
+    assert channel.id not in history._read and not history._reading
 
 
 def test_direct_messages_that_were_missed(server, account, alice, start, channel):
@@ -224,6 +289,23 @@ def test_a_failed_request_neither_loses_nor_doubles(
     channel.wait_for_message(author=account, reply_to=question)
     all_is_done(channel, account, bob)
     assert len(channel.by(account)) == 2
+
+
+@pytest.mark.parametrize("part", [0, 1])
+@pytest.mark.parametrize("is_asked", [True, False], ids=["asked", "unasked"])
+def test_what_came_through_unnoticed_is_not_sent_again(
+    server, account, alice, bob, channel, start, monkeypatch, part, is_asked
+):
+    """Also when Discord has forgotten the nonce."""
+    monkeypatch.setattr("fake_discord.routes.NONCE_SECONDS", 0.0)
+    bot = start(bot_channels=str(channel.id), chance=lambda: 0.0)
+    bot.backend.enqueue("one " * 700)
+    server.fail_next("POST", "/channels/*/messages", drop_answer=True, skip=part)
+    channel.say(alice, "lora?" if is_asked else "anybody?")
+    server.wait_until(lambda: len(channel.by(account)) == 2)
+    all_is_done(channel, account, bob)
+    first, second, _ = channel.by(account)
+    assert len(first.content) + len(second.content) > 2700
 
 
 def test_failed_edits_and_signs_do_not_stop_an_answer(server, account, alice, channel, start):

@@ -90,6 +90,7 @@ def test_reset_forgets_up_to_here_also_what_history_brings_again():
         memory.saw(seen(number))
     memory.forget(CHANNEL, "1")  # an older line moves nothing back
     assert said(memory, 3) == ["text 3"]
+    assert memory.was_forgotten(CHANNEL, "2") and not memory.was_forgotten(CHANNEL, "3")
 
 
 def test_reset_survives_a_restart_by_its_answer_in_the_channel():
@@ -152,6 +153,17 @@ def test_memory_is_bounded_and_keeps_the_latest():
     for number in range(10_000, 13_000):
         memory.deleted("99", [str(number)])
     assert len(memory._channels["99"].deleted) <= 1000
+
+
+def test_a_channel_may_be_remembered_further_back_for_a_while():
+    memory = remember(messages_per_channel=50)
+    memory.widen(CHANNEL, 200)
+    for number in range(1, 151):
+        memory.saw(seen(number))
+    assert said(memory, 60) == [f"text {number}" for number in range(11, 61)]
+    assert len(said(memory, 150)) == 50
+    memory.narrow(CHANNEL)
+    assert said(memory, 100) is None and said(memory, 150)[0] == "text 101"
 
 
 def test_parts_of_one_answer_are_the_bots_turn():

@@ -294,16 +294,88 @@ def test_when_busy_an_hourglass_stands_until_the_answer(server, account, alice, 
     second.wait_until(lambda it: not it.reactions)
 
 
+def test_busy_for_long_it_answers_all_the_same(server, account, alice, channel, start, monkeypatch):
+    monkeypatch.setattr("discord_lora.discord_bot.answering.BUSY_SECONDS", [0.02] * 2)
+    bot = start()
+    bot.backend.enqueue(*(Busy() for _ in range(7)), "at last")
+    question = channel.say(alice, "hi lora")
+    answer = channel.wait_for_message(author=account, reply_to=question)
+    assert answer.content == "at last"
+    question.wait_until(lambda it: not it.reactions)
+
+
+def test_what_is_taken_back_while_there_is_no_room_is_not_read(
+    server, account, alice, bob, channel, start, monkeypatch
+):
+    monkeypatch.setattr("discord_lora.discord_bot.answering.BUSY_SECONDS", [0.3] * 9)
+    bot = start()
+    secret, typo = channel.say(bob, "my secret"), channel.say(bob, "teh rest")
+    bot.backend.enqueue(Busy(), Busy())
+    question = channel.say(alice, "hi lora")
+    question.wait_until(lambda it: account in it.reactions.get(BUSY_SIGN, []))
+    secret.delete()
+    typo.edit("the rest")
+    channel.wait_for_message(author=account, reply_to=question)
+    said = [contents(it.conversation.messages) for it in bot.backend.requests]
+    assert said[0] == ["my secret", "teh rest", "hi lora"]
+    assert said[-1] == ["the rest", "hi lora"]
+
+
+def test_a_question_that_is_taken_back_while_there_is_no_room_keeps_no_hourglass(
+    server, account, alice, channel, start, monkeypatch
+):
+    monkeypatch.setattr("discord_lora.discord_bot.answering.BUSY_SECONDS", [0.3] * 9)
+    bot = start()
+    bot.backend.enqueue(Busy())
+    question = channel.say(alice, "hi lora")
+    question.wait_until(lambda it: account in it.reactions.get(BUSY_SIGN, []))
+    question.edit("   ")
+    question.wait_until(lambda it: list(it.reactions) == [HEARD_SIGN])
+    assert channel.by(account) == []
+
+
+def test_who_finds_no_room_in_the_queue_sees_that_there_will_be_no_answer(
+    server, account, alice, bob, channel, start, monkeypatch
+):
+    monkeypatch.setattr("discord_lora.discord_bot.answering.MOST_WAITING", 1)
+    carol = server.add_user("carol")
+    bot = start()
+    bot.backend.hold.clear()
+    channel.say(alice, "hi lora")
+    server.wait_until(lambda: bot.backend.running)
+    waits, too_many = channel.say(bob, "hi lora"), channel.say(carol, "hi lora")
+    too_many.wait_until(lambda it: list(it.reactions) == [HEARD_SIGN])
+    bot.soon(bot.backend.hold.set)
+    channel.wait_for_message(author=account, reply_to=waits)
+    assert not waits.reactions
+
+
+def test_it_waits_for_a_gateway_that_lets_nobody_in_at_first(
+    server, account, alice, channel, start, monkeypatch, caplog
+):
+    monkeypatch.setattr("discord_lora.discord_bot.client.FIRST_CONNECTION_SECONDS", [0.1])
+    server.gateway.refuse(1.0)
+    start()
+    assert server.gateway.refused > 1
+    assert len([it for it in caplog.messages if "gateway cannot be reached" in it]) == 1
+    channel.wait_for_message(author=account, reply_to=channel.say(alice, "hi lora"))
+
+
 def test_a_failure_is_apologised_for_once_until_it_works_again(
     server, account, alice, channel, start
 ):
     bot = start()
+    questions = []
     for error in (GenerationFailed("x"), TooSlow(), GenerationFailed("x")):
         bot.backend.enqueue(error)
-        channel.say(alice, "hi lora")
+        questions.append(channel.say(alice, "hi lora"))
         server.wait_until(lambda: not bot.backend.queued)
         server.wait_until(lambda: not bot.client.answering._channels)
     assert [it.content for it in channel.by(account)] == [APOLOGY]
+    # Who does not read it sees at least that he was heard.
+    for question in questions[1:]:
+        question.wait_until(lambda it: account in it.reactions.get(HEARD_SIGN, []))
+    assert not questions[0].reactions
     question = channel.say(alice, "and now, lora?")
     channel.wait_for_message(author=account, reply_to=question)
     bot.backend.enqueue(GenerationFailed("x"))

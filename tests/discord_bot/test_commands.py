@@ -14,7 +14,11 @@ from discord_lora.discord_bot.commands import (
     NOT_MINE,
     NOT_YOURS,
     OWNERS_ONLY,
+    PROMPT_IS_GONE,
+    QUESTION_IS_GONE,
 )
+from discord_lora.discord_bot.signs import BUSY_SIGN, HEARD_SIGN
+from discord_lora.inference.backend import Busy
 from fake_discord import Permissions
 from fake_discord.people import TeamMember
 from fakes import contents
@@ -90,6 +94,44 @@ def test_quiet_and_wake_are_for_moderators(server, account, alice, bob, owner, g
     ask(channel, account, alice)
     direct = server.open_dm(alice, account)
     assert use(alice, "quiet", where=direct) == "Quiet here until /wake."
+
+
+def test_quiet_also_holds_for_who_waits_already_and_in_threads(
+    server, account, alice, bob, owner, channel, start, use
+):
+    thread = channel.start_thread(account, "about tea")
+    bot = start()
+    hold(bot)
+    first = channel.say(alice, "hi lora")
+    server.wait_until(lambda: bot.backend.running, what="its being written")
+    waits = channel.say(bob, "hi lora")
+    server.wait_until(lambda: bot.client.answering.waiting, what="its waiting")
+    assert use(owner, "quiet") == "Quiet here until /wake."
+    bot.soon(bot.backend.hold.set)
+    waits.wait_until(lambda it: account in it.reactions.get(HEARD_SIGN, []))
+    assert [it.reply_to for it in channel.by(account) if it.reply_to] == [first]
+    question = thread.say(alice, "green or black?")
+    question.wait_until(lambda it: account in it.reactions.get(HEARD_SIGN, []))
+    assert "told to be quiet here" in use(alice, "status", where=thread)
+    assert use(owner, "wake", where=thread).startswith("Still quiet in the whole channel")
+    assert use(owner, "wake") == "Awake."
+    ask(thread, account, alice, "and now?")
+
+
+def test_who_opts_out_while_waiting_keeps_no_hourglass(
+    server, account, alice, bob, channel, start, use, monkeypatch
+):
+    monkeypatch.setattr("discord_lora.discord_bot.answering.BUSY_SECONDS", [0.3] * 9)
+    bot = start()
+    bot.backend.enqueue(*(Busy() for _ in range(4)))
+    questions = [channel.say(alice, "hi lora"), channel.say(bob, "hi lora")]
+    for question in questions:
+        question.wait_until(lambda it: account in it.reactions.get(BUSY_SIGN, []))
+    for user, question in zip((alice, bob), questions, strict=True):
+        use(user, "optout")
+        question.wait_until(lambda it: not it.reactions)
+    server.wait_until(lambda: not bot.client.answering._channels)
+    assert channel.by(account) == []
 
 
 @pytest.mark.parametrize("name", ["settings", "why", "reload"])
@@ -236,6 +278,58 @@ def test_regenerate_and_delete_after_a_restart(server, account, alice, bob, chan
     assert answer.content == "another"
     assert pick(server, alice, answer, "Delete") == "Deleted."
     assert channel.by(account) == []
+
+
+@pytest.mark.parametrize("way", ["optout", "reset", "delete"])
+def test_what_was_taken_back_is_neither_shown_nor_answered_anew(
+    server, account, alice, owner, channel, start, use, way
+):
+    bot = start()
+    answer = ask(channel, account, alice, "lora, my secret")
+    if way == "delete":
+        question = answer.reply_to
+        question.delete()
+        memory = bot.client.memory
+        server.wait_until(lambda: memory.was_deleted(str(channel.id), str(question.id)))
+    else:
+        use(alice, way)
+    shown = use(owner, "why", message=str(answer.id))
+    assert shown.endswith(PROMPT_IS_GONE) and "secret" not in shown
+    assert pick(server, owner, answer, "Regenerate") == QUESTION_IS_GONE
+    assert len(bot.backend.requests) == 1
+
+
+def test_who_opts_out_is_gone_from_the_answers_to_others(
+    server, account, alice, bob, owner, channel, start, use
+):
+    bot = start()
+    channel.say(alice, "my secret")
+    hold(bot)
+    question = channel.say(bob, "hi lora")
+    server.wait_until(lambda: bot.backend.running, what="its being written")
+    use(alice, "optout")
+    bot.soon(bot.backend.hold.set)
+    answer = channel.wait_for_message(author=account, reply_to=question)
+    shown = use(owner, "why", message=str(question.id))
+    assert shown.endswith(PROMPT_IS_GONE) and "secret" not in shown
+    assert pick(server, bob, answer, "Regenerate") == "Written anew."
+    said = [contents(it.conversation.messages) for it in bot.backend.requests]
+    assert said == [["my secret", "hi lora"], ["hi lora"]]
+
+
+@pytest.mark.parametrize(("way", "signs"), [("optout", []), ("reset", [HEARD_SIGN])])
+def test_an_answer_that_is_being_written_is_not_given_after(
+    server, account, alice, channel, start, use, way, signs
+):
+    bot = start()
+    hold(bot)
+    question = channel.say(alice, "lora, my secret")
+    server.wait_until(lambda: bot.backend.running, what="its being written")
+    use(alice, way)
+    bot.soon(bot.backend.hold.set)
+    server.wait_until(lambda: not bot.client.answering._channels, what="its end")
+    question.wait_until(lambda it: list(it.reactions) == signs)
+    assert [it for it in channel.by(account) if it.reply_to is question] == []
 
 
 def test_menus_leave_the_messages_of_others_alone(server, account, alice, owner, channel, start):

@@ -285,11 +285,22 @@ def test_quiet_and_wake():
     assert world.answer("heron", channel="78") is ADDRESSED
     assert world.answer("heron", after=3600) is ADDRESSED
     world.bot.quiet()
-    assert world.bot.is_quiet("77") and world.bot.is_quiet("78")
+    assert world.bot.is_quiet(["77"]) and world.bot.is_quiet(["78"])
     world.bot.wake("77")
-    assert world.bot.is_quiet("77")
+    assert world.bot.is_quiet(["77"])
     world.bot.wake()
     assert world.answer("heron") is ADDRESSED
+
+
+def test_quiet_in_a_channel_is_quiet_in_its_threads():
+    world = World()
+    world.bot.quiet("77")
+    thread = {"channel": "99", "place_ids": ("99", "77", "5")}
+    assert world.say("heron", **thread).reason == "told to be quiet"
+    assert world.answer("heron", channel="98", place_ids=("98", "78")) is ADDRESSED
+    assert not world.bot.is_quiet()
+    world.bot.wake("77")
+    assert world.answer("heron", **thread) is ADDRESSED
 
 
 def test_the_same_clock_and_chance_decide_the_same():

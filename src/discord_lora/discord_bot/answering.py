@@ -1,7 +1,7 @@
 """Who is answered when: one answer at a time in a channel, many channels at once.
 
     take(question) -> waits in its channel, one question a member -> the channel's turn
-                   -> conversation -> backend -> delivery -> journal
+                   -> the answer is written
 
 Whoever speaks to the bot again while waiting is answered once, to the later message; the earlier
 one is in what the model reads. Unasked contributions wait for nothing.
@@ -9,53 +9,33 @@ one is in what the model reads. Unasked contributions wait for nothing.
 
 import asyncio
 import logging
-import secrets
-from collections.abc import Collection, Coroutine
-from contextlib import aclosing, suppress
+from collections.abc import Callable, Collection, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import discord
 
-from discord_lora.conversations.build import Conversation
 from discord_lora.discord_bot.catching_up import History
 from discord_lora.discord_bot.channel_memory import ChannelMemory
-from discord_lora.discord_bot.delivery import (
-    FAILED_REQUEST,
-    AnswerMessages,
-    Style,
-    Withdrawn,
-    deliver,
-    persistently,
-    typing_shown,
-)
+from discord_lora.discord_bot.delivery import FAILED_REQUEST, Withdrawn, may_pass, persistently
 from discord_lora.discord_bot.journal import AnswerRecord, Journal
-from discord_lora.discord_bot.manner import Manner
 from discord_lora.discord_bot.question import Question, react
-from discord_lora.discord_bot.reply_messages import without_pings
-from discord_lora.discord_bot.signs import APOLOGY, BUSY_SIGN, HEARD_SIGN
-from discord_lora.discord_bot.when_to_speak import Answer, Decision
-from discord_lora.inference.backend import (
-    Backend,
-    Busy,
-    GenerationFailed,
-    Request,
-    TooSlow,
-)
+from discord_lora.discord_bot.seen_message import SeenMessage
+from discord_lora.discord_bot.signs import APOLOGY, HEARD_SIGN
+from discord_lora.discord_bot.writing import Writer
+from discord_lora.inference.backend import Busy, GenerationFailed, TooSlow
 
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 50
-"""Members who wait in one channel; whoever comes after them only gets the hourglass."""
+"""Members who wait in one channel; whoever comes after them only learns that he was heard."""
 
 BUSY_SECONDS = (2, 3, 5, 8, *[13] * 45)
-"""From one try to the next while the backend has no room; ten minutes in all."""
+"""From one try to the next while the backend has no room; after ten minutes it waits anew."""
 
 SECONDS_TO_LET_GO = 2.0
 """For what is cut off: it may have a sign to take off, and the network may be gone."""
-
-TRIES_TO_SAY_SOMETHING = 3
-"""An answer may end before its first word; the next one is drawn anew."""
 
 
 @dataclass(eq=False, slots=True)
@@ -78,18 +58,22 @@ class Answering:
     def __init__(
         self,
         *,
-        backend: Backend,
+        writer: Writer,
         memory: ChannelMemory,
         journal: Journal,
         history: History,
-        manner: Manner,
+        is_quiet: Callable[[SeenMessage], bool],
         user: discord.ClientUser,
     ) -> None:
-        self.backend = backend
+        """
+        Args:
+            is_quiet: whether the bot was told to be silent where a message stands.
+        """
+        self.writer = writer
         self.memory = memory
         self.journal = journal
         self.history = history
-        self.manner = manner
+        self.is_quiet = is_quiet
         self.user = user
         self._channels: dict[int, _Channel] = {}
         self._apologised: set[int] = set()
@@ -116,7 +100,9 @@ class Answering:
     def forget_author(self, author_id: str) -> None:
         """They opted out: what waits for an answer does no longer."""
         for channel in self._channels.values():
-            channel.waiting.pop(author_id, None)
+            question = channel.waiting.pop(author_id, None)
+            if question is not None:
+                self._do_aside(question.take_hourglass_off(self.user))
 
     def acknowledge(self, message: discord.Message) -> None:
         """Show that it was heard, and leave it at that."""
@@ -130,35 +116,15 @@ class Answering:
         tasks = [it.task for it in self._channels.values() if it.task] + [*self._aside]
         await let_end(tasks, seconds)
 
-    def record_of(self, message: discord.Message) -> AnswerRecord | None:
-        """What is known of an answer from before the start: this message and what it replied to."""
-        reference = message.reference
-        if reference is None or reference.message_id is None:
-            return None
-        channel_id, question_id = str(message.channel.id), str(reference.message_id)
-        conversation = self.memory.conversation(channel_id, question_id)
-        author_id = self.memory.author_of(channel_id, question_id)
-        if conversation is None or author_id is None:
-            return None
-        decision = Decision(Answer.ADDRESSED, "before the last start")
-        return AnswerRecord(
-            question_id, channel_id, author_id, conversation, decision, [message.id]
-        )
-
     async def regenerate(self, record: AnswerRecord, channel: discord.abc.Messageable) -> bool:
         """Write an answer anew, into the messages it has; False if nothing came of it.
 
         Raises:
-            Busy, TooSlow, GenerationFailed, discord.HTTPException: it stays as it was.
+            Withdrawn, Busy, TooSlow, GenerationFailed, discord.HTTPException: it stays as it was.
         """
         target: Any = channel
         async with self._channels.setdefault(target.id, _Channel()).turn:
-            found = self.memory.conversation(record.channel_id, record.question_id)
-            record.conversation = found or record.conversation
-            messages = self._messages(record, target, None)
-            messages.standing = [target.get_partial_message(it) for it in record.message_ids]
-            messages.nonce = secrets.token_hex(8)
-            return bool(await self._say(record, messages, addressed=True))
+            return bool(await self.writer.write_anew(record, target))
 
     # A channel's turn -----------------------------------------------------------------------
 
@@ -170,7 +136,8 @@ class Answering:
             self._do_aside(earlier.take_hourglass_off(self.user))
         if len(channel.waiting) >= MOST_WAITING:
             log.warning("too many wait in channel %s", question.seen.channel_id)
-            self._do_aside(react(question.message, BUSY_SIGN))
+            self._do_aside(question.take_hourglass_off(self.user))
+            self.acknowledge(question.message)
             return
         channel.waiting[author_id] = question
         channel.unasked = None
@@ -186,15 +153,24 @@ class Answering:
                     try:
                         await self._answer(question, channel)
                     except Withdrawn:
-                        log.info("%s was deleted before its answer came", question.seen.id)
+                        log.info("%s gets no answer", question.seen.id)
+                        self._say_that_it_stays_open(question)
                     except FAILED_REQUEST as error:
                         log.warning("%s was not answered: %s", question.seen.id, error)
+                        self._leave_to_later(question, error)
                     except Exception:
                         log.exception("answering %s failed", question.seen.id)
+                self.memory.narrow(str(target.id))
         finally:
             channel.task = None
             if channel.is_idle:
                 self._channels.pop(target.id, None)
+
+    def _leave_to_later(self, question: Question, error: BaseException) -> None:
+        """Discord took nothing for minutes: history shows the question when it does again."""
+        if may_pass(error):
+            self.journal.forget_decision(question.seen.id)
+            self.history.forget(question.message.channel.id)
 
     def _next(self, channel: _Channel) -> Question | None:
         if channel.waiting:
@@ -205,33 +181,29 @@ class Answering:
 
     async def _answer(self, question: Question, channel: _Channel) -> None:
         seen = question.seen
-        conversation = self.memory.conversation(seen.channel_id, seen.id)
-        if conversation is None:
-            if self.memory.knows(seen.channel_id, seen.id) and question.addressed:
-                self.acknowledge(question.message)
-            return
         keeps_waiting = False
         try:
             if not self.memory.answers_to(seen.channel_id, seen.id):
-                keeps_waiting = await self._keeps_waiting(question, channel, conversation)
+                keeps_waiting = await self._keeps_waiting(question, channel)
         finally:
             if not keeps_waiting:
                 await question.take_hourglass_off(self.user)
 
-    async def _keeps_waiting(
-        self, question: Question, channel: _Channel, conversation: Conversation
-    ) -> bool:
-        """Answer as soon as there is room; True if there never was."""
+    async def _keeps_waiting(self, question: Question, channel: _Channel) -> bool:
+        """Answer as soon as there is room; True if there was none.
+
+        Raises:
+            Withdrawn: there is nothing to answer, or not here.
+        """
         seen = question.seen
-        record = AnswerRecord(
-            seen.id, seen.channel_id, seen.author_id, conversation, question.decision
-        )
+        record = AnswerRecord(seen.id, seen.channel_id, seen.author_id, None, question.decision)
         replied_to = question.message if question.addressed else None
-        messages = self._messages(record, question.message.channel, replied_to)
         try:
             for seconds in BUSY_SECONDS:
+                if self.is_quiet(seen):
+                    raise Withdrawn
                 try:
-                    text = await self._say(record, messages, addressed=question.addressed)
+                    text = await self.writer.write(record, question.message.channel, replied_to)
                     break
                 except Busy:
                     if self._closing.is_set() or not question.addressed:
@@ -241,6 +213,7 @@ class Answering:
                     await asyncio.wait_for(self._closing.wait(), seconds)
             else:
                 log.warning("no room for %s in a long time", seen.id)
+                self._queue(channel, question)
                 return True
         except (TooSlow, GenerationFailed) as error:
             await self._apologise(question, error)
@@ -252,60 +225,29 @@ class Answering:
             self.acknowledge(question.message)
         return False
 
-    async def _say(self, record: AnswerRecord, messages: AnswerMessages, *, addressed: bool) -> str:
-        """Generate and deliver; "" if the model had nothing to say."""
-        manner = self.manner
-        request = Request(
-            record.conversation,
-            manner.sampling,
-            channel=record.channel_id,
-            addressed=addressed,
-            seconds=manner.reply_seconds,
-        )
-        style = Style(manner.reply_style, self._presentable, manner.edit_seconds)
-        async with typing_shown(messages.channel):
-            for _ in range(TRIES_TO_SAY_SOMETHING):
-                pieces: Any = self.backend.reply(request)
-                async with aclosing(pieces):
-                    text = await deliver(pieces, messages, style)
-                if text:
-                    log.info("answered %s in channel %s", record.question_id, record.channel_id)
-                    return text
-        return ""
-
-    def _messages(
-        self, record: AnswerRecord, channel: Any, question: discord.Message | None
-    ) -> AnswerMessages:
-        def find_first() -> int | None:
-            found = self.memory.answers_to(record.channel_id, record.question_id)
-            return int(found[0]) if found and question is not None else None
-
-        def changed(message_ids: list[int]) -> None:
-            record.message_ids = message_ids
-            self.journal.answered(record)
-
-        def is_withdrawn() -> bool:
-            return self.memory.was_deleted(record.channel_id, record.question_id)
-
-        return AnswerMessages(
-            channel, question, record.question_id, find_first, is_withdrawn, on_change=changed
-        )
-
-    def _presentable(self, text: str) -> str:
-        return without_pings(text, lambda _: None, lambda _: None)
-
     # Signs ----------------------------------------------------------------------------------
 
     async def _show_busy(self, question: Question, channel: _Channel) -> None:
         channel.is_busy = True
         for waiting in (question, *channel.waiting.values()):
-            await waiting.put_hourglass_on()
+            if waiting is question or waiting in channel.waiting.values():
+                await waiting.put_hourglass_on()
+
+    def _say_that_it_stays_open(self, question: Question) -> None:
+        """Unless nobody waits for an answer any more."""
+        seen = question.seen
+        is_deleted = self.memory.was_deleted(seen.channel_id, seen.id)
+        if question.addressed and not is_deleted and seen.author_id not in self.memory.opted_out:
+            self.acknowledge(question.message)
 
     async def _apologise(self, question: Question, error: Exception) -> None:
         """Once until an answer works again; the others would only read the same."""
         log.error("no answer to %s: %s", question.seen.id, type(error).__name__)
         channel = question.message.channel
-        if not question.addressed or channel.id in self._apologised:
+        if not question.addressed:
+            return
+        if channel.id in self._apologised:
+            self.acknowledge(question.message)
             return
         self._apologised.add(channel.id)
         reference = question.message.to_reference(fail_if_not_exists=False)

@@ -13,7 +13,7 @@ from typing import Any
 
 import discord
 
-from discord_lora.discord_bot.channel_memory import ChannelMemory
+from discord_lora.discord_bot.channel_memory import MESSAGES_PER_CHANNEL, ChannelMemory
 from discord_lora.discord_bot.delivery import FAILED_REQUEST, may_pass
 from discord_lora.discord_bot.from_discord import seen_message
 from discord_lora.discord_bot.seen_message import SeenMessage
@@ -25,16 +25,18 @@ MISSED_HOURS = 6
 """Older mentions stay unanswered: by then the talk has moved on."""
 
 PAGE = 100
-MOST_MESSAGES = 400
-"""Fetched of a channel, as many as are remembered."""
+MOST_MESSAGES = 4000
+"""Fetched of a channel, in forty requests. Few channels write that many in those hours."""
 
 AT_ONCE = 4
 """Channels looked through at the same time; Discord allows fifty requests a second in all."""
 
 RETRY_SECONDS = (0.5, 1, 2, 4)
 
-Missed = Callable[[discord.Message, SeenMessage, bool], Awaitable[None]]
-"""Gets a message that was not answered, and whether it has the hourglass."""
+Missed = Callable[[discord.Message, SeenMessage, bool], Awaitable[bool]]
+"""Gets a message that was not answered, and whether it has the hourglass; says if it will be."""
+
+Page = list[tuple[discord.Message, SeenMessage]]
 
 Name = Callable[[Sequence[discord.Message]], Awaitable[None]]
 """Gives the authors of a history the names that they have in the server."""
@@ -66,12 +68,30 @@ class History:
         self.name = name
         self.clock = clock
         self._round = 0
+        self._is_connected = False
         self._read: dict[int, int] = {}
+        """By channel: the round in which it was read last."""
+        self._gapless: dict[int, int] = {}
+        """By channel: the message up to which nothing was missed. Unknown after a start."""
         self._reading: dict[int, asyncio.Lock] = {}
 
-    def begin_anew(self) -> None:
-        """Something may have been missed everywhere."""
+    def connection_lost(self) -> None:
+        """What is written from now on is missed. What comes in again later says nothing of that."""
+        if self._is_connected:
+            for channel_id in self._read_in_this_round():
+                self._gapless[channel_id] = int(self.memory.newest_id(str(channel_id)) or 0)
+        self._is_connected = False
         self._round += 1
+
+    def begin_anew(self) -> None:
+        """The connection is there. Something may have been missed everywhere."""
+        self._is_connected = True
+        self._round += 1
+
+    def forget(self, channel_id: int) -> None:
+        """That it was read counts no longer: the next time it is read as after a start."""
+        self._read.pop(channel_id, None)
+        self._gapless.pop(channel_id, None)
 
     async def look_through(self, channels: Iterable[Any]) -> None:
         """Restore all of these, the liveliest first."""
@@ -89,23 +109,29 @@ class History:
     async def restore(self, channel: Any) -> None:
         """Know what the channel shows, unless that was read in this round already."""
         lock = self._reading.setdefault(channel.id, asyncio.Lock())
-        async with lock:
-            if self._read.get(channel.id) == self._round:
-                return
-            this_round = self._round
-            try:
-                page = await self._fetch(channel)
-            except FAILED_REQUEST as error:
-                log.warning("the history of channel %s cannot be read: %s", channel.id, error)
-                if may_pass(error):
-                    return
-                page = []
-            await self.name(page)
-            self._read[channel.id] = this_round
-            await self._take_in(channel, page)
-        self._reading.pop(channel.id, None)
+        try:
+            async with lock:
+                if self._read.get(channel.id) != self._round:
+                    await self._read_anew(channel)
+        finally:
+            self._reading.pop(channel.id, None)
 
-    async def _fetch(self, channel: Any) -> list[discord.Message]:
+    def _read_in_this_round(self) -> list[int]:
+        return [it for it, number in self._read.items() if number == self._round]
+
+    async def _read_anew(self, channel: Any) -> None:
+        this_round = self._round
+        try:
+            page = await self._fetch(channel)
+        except FAILED_REQUEST as error:
+            log.warning("the history of channel %s cannot be read: %s", channel.id, error)
+            if may_pass(error):
+                return
+            page = []
+        self._read[channel.id] = this_round
+        await self._take_in(str(channel.id), page[::-1])
+
+    async def _fetch(self, channel: Any) -> Page:
         """Newest first."""
         for seconds in RETRY_SECONDS:
             try:
@@ -116,35 +142,59 @@ class History:
             await asyncio.sleep(seconds)
         return await self._pages(channel)
 
-    async def _pages(self, channel: Any) -> list[discord.Message]:
+    async def _pages(self, channel: Any) -> Page:
         since = self.clock() - timedelta(hours=MISSED_HOURS)
-        known = int(self.memory.newest_id(str(channel.id)) or 0)
-        found: list[discord.Message] = []
+        gapless = self._gapless.get(channel.id, 0)
+        found: Page = []
+        page: list[discord.Message] = []
         async for message in channel.history(limit=MOST_MESSAGES):
-            found.append(message)
-            is_old = message.created_at < since or message.id <= known
-            if len(found) % PAGE == 0 and is_old:
+            page.append(message)
+            if len(page) < PAGE:
+                continue
+            found += await self._seen(page)
+            page = []
+            if message.created_at < since or message.id <= gapless:
                 break
+        found += await self._seen(page)
+        if len(found) == MOST_MESSAGES:
+            log.warning("only the last %d messages of %s were read", len(found), channel.id)
         return found
 
-    async def _take_in(self, channel: Any, page: Sequence[discord.Message]) -> None:
-        oldest_first = [(it, seen_message(it, self.bot_id)) for it in reversed(page)]
+    async def _seen(self, page: Sequence[discord.Message]) -> Page:
+        """A page at a time, so that nothing else waits for thousands of messages."""
+        await self.name(page)
+        return [(message, seen_message(message, self.bot_id)) for message in page]
+
+    async def _take_in(self, channel_id: str, oldest_first: Page) -> None:
         if not oldest_first:
             return
-        channel_id = str(channel.id)
         shown = [seen.id for _, seen in oldest_first]
         self.memory.deleted(channel_id, self.memory.missing_in(channel_id, shown))
+        # What was missed is answered out of what stood there before it, however far back.
+        self.memory.widen(channel_id, len(oldest_first) + MESSAGES_PER_CHANNEL)
         for _, seen in oldest_first:
             self.memory.saw(seen)
+        are_taken = [
+            await self.missed(message, seen, _has_reaction(message, BUSY_SIGN))
+            for message, seen in self._open(oldest_first)
+            if self.memory.knows(channel_id, seen.id)
+        ]
+        if not any(are_taken):
+            self.memory.narrow(channel_id)
+
+    def _open(self, oldest_first: Page) -> Page:
+        """What may wait for an answer: neither heard when it was written, nor dealt with since."""
         since = self.clock() - timedelta(hours=MISSED_HOURS)
         is_answered = _answered([seen for _, seen in oldest_first])
-        for message, seen in oldest_first:
-            if message.created_at < since or seen.is_own or self.is_known(seen.id):
-                continue
-            if is_answered(seen) or _has_reaction(message, HEARD_SIGN):
-                continue
-            if self.memory.knows(channel_id, seen.id):
-                await self.missed(message, seen, _has_reaction(message, BUSY_SIGN))
+        return [
+            (message, seen)
+            for message, seen in oldest_first
+            if message.created_at >= since
+            and not seen.is_own
+            and not self.is_known(seen.id)
+            and not is_answered(seen)
+            and not _has_reaction(message, HEARD_SIGN)
+        ]
 
 
 def _answered(page: Sequence[SeenMessage]) -> Callable[[SeenMessage], bool]:

@@ -4,7 +4,7 @@ Created, edited, deleted and fetched messages are merged by id, in whatever orde
 are kept as they were seen, and read anew for each prompt.
 """
 
-from bisect import insort
+from bisect import bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Container, Iterable
 from dataclasses import dataclass, field
@@ -35,6 +35,8 @@ class _Channel:
     messages: dict[int, SeenMessage] = field(default_factory=dict)
     ids: list[int] = field(default_factory=list)
     deleted: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    room: int = 0
+    """Messages kept, where that is more than usual."""
 
 
 class ChannelMemory:
@@ -94,8 +96,7 @@ class ChannelMemory:
         elif (known.edited, known.knows_nickname) > (seen.edited, seen.knows_nickname):
             return
         channel.messages[key] = seen
-        while len(channel.ids) > self._most_messages:
-            del channel.messages[channel.ids.pop(0)]
+        self._trim(channel)
 
     def deleted(self, channel_id: str, message_ids: Iterable[str]) -> None:
         """Messages are gone, one or many; history fetched before must not bring them back."""
@@ -122,6 +123,17 @@ class ChannelMemory:
         """The channel was deleted, or the bot may not see it any more."""
         self._channels.pop(channel_id, None)
 
+    def widen(self, channel_id: str, messages: int) -> None:
+        """Keep so many there, until `narrow`: what stood before a question of hours ago."""
+        self._channel(channel_id).room = messages
+
+    def narrow(self, channel_id: str) -> None:
+        """Keep what is usual."""
+        channel = self._channels.get(channel_id)
+        if channel is not None:
+            channel.room = 0
+            self._trim(channel)
+
     # What it is asked -----------------------------------------------------------------------
 
     def newest_id(self, channel_id: str) -> str | None:
@@ -137,6 +149,10 @@ class ChannelMemory:
     def was_deleted(self, channel_id: str, message_id: str) -> bool:
         channel = self._channels.get(channel_id)
         return channel is not None and int(message_id) in channel.deleted
+
+    def was_forgotten(self, channel_id: str, message_id: str) -> bool:
+        """True for what stands before a `/reset`."""
+        return int(message_id) <= self._forgotten.get(channel_id, 0)
 
     def missing_in(self, channel_id: str, shown: Collection[str]) -> list[str]:
         """What is remembered and was deleted unseen: all that history shows around it is `shown`.
@@ -170,17 +186,19 @@ class ChannelMemory:
     def conversation(self, channel_id: str, message_id: str) -> Conversation | None:
         """The conversation up to the message that is to be answered, as training would see it.
 
-        From what stood in the channel until then. None if the message is unknown, deleted, or
-        holds nothing to read.
+        From what stood in the channel until then, as much as is usually kept. None if the message
+        is unknown, deleted, or holds nothing to read.
         """
         channel = self._channels.get(channel_id)
         asked = channel.messages.get(int(message_id)) if channel else None
         if channel is None or asked is None:
             return None
+        end = bisect_right(channel.ids, int(message_id))
+        until_then = channel.ids[max(0, end - self._most_messages) : end]
         read = [
             channel.messages[key]
-            for key in channel.ids
-            if key <= int(message_id) and channel.messages[key].author_id not in self.opted_out
+            for key in until_then
+            if channel.messages[key].author_id not in self.opted_out
         ]
         reading = Reading(self.voice, self.bot_id, self.gap_minutes, self._skip)
         return reading.conversation(read, asked)
@@ -193,6 +211,10 @@ class ChannelMemory:
         while len(self._channels) > self._most_channels:
             self._channels.popitem(last=False)
         return channel
+
+    def _trim(self, channel: _Channel) -> None:
+        while len(channel.ids) > max(self._most_messages, channel.room):
+            del channel.messages[channel.ids.pop(0)]
 
     def _keep(self, channel_id: str, wanted: Callable[[int, SeenMessage], bool]) -> None:
         channel = self._channels.get(channel_id)

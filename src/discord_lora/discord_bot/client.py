@@ -2,12 +2,14 @@
 
     on_message     remembered, decided upon, and answered where the decision says so
     edits, deletes followed in memory
+    on_disconnect  from here on something may be missed
     on_ready       every channel is looked through for what was missed meanwhile
 
 discord.py reconnects and resumes by itself and keeps to the rate limits.
 """
 
 import asyncio
+import itertools
 import logging
 import random
 from collections import OrderedDict
@@ -24,7 +26,7 @@ from discord_lora.discord_bot.catching_up import History
 from discord_lora.discord_bot.channel_memory import ChannelMemory
 from discord_lora.discord_bot.commands import Commands
 from discord_lora.discord_bot.delivery import FAILED_REQUEST
-from discord_lora.discord_bot.from_discord import place_ids, seen_message
+from discord_lora.discord_bot.from_discord import places_of, seen_message
 from discord_lora.discord_bot.journal import Journal
 from discord_lora.discord_bot.lookups import Lookups
 from discord_lora.discord_bot.manner import Manner
@@ -33,6 +35,7 @@ from discord_lora.discord_bot.seen_message import SeenMessage
 from discord_lora.discord_bot.signs import APOLOGY, HEARD_SIGN
 from discord_lora.discord_bot.speak_rules import SpeakRules
 from discord_lora.discord_bot.when_to_speak import WhenToSpeak
+from discord_lora.discord_bot.writing import Writer
 from discord_lora.inference.backend import Backend
 from discord_lora.messages.opt_out import OptOutLedger
 from discord_lora.settings import DEFAULT_BOT_NAME, Settings
@@ -47,6 +50,9 @@ DIRECT_CHANNELS = 1000
 
 FINISH_SECONDS = 30.0
 """For answers that are being written when the bot is told to stop."""
+
+FIRST_CONNECTION_SECONDS = (1, 2, 4, 8, 15, 30, 60)
+"""From one try to the next while Discord has not let the bot in even once; then the last one."""
 
 
 def utc_now() -> datetime:
@@ -118,17 +124,27 @@ class BotClient(discord.Client):
             name=self.lookups.name,
             clock=self.clock,
         )
-        self.answering = Answering(
+        self.writer = Writer(
             backend=self.backend,
             memory=self.memory,
             journal=self.journal,
-            history=self.history,
             manner=self.manner,
+            bot_id=user.id,
+        )
+        self.answering = Answering(
+            writer=self.writer,
+            memory=self.memory,
+            journal=self.journal,
+            history=self.history,
+            is_quiet=lambda seen: self.manners.is_quiet(seen.place_ids),
             user=user,
         )
         await self.commands.register()
 
     # Events ---------------------------------------------------------------------------------
+
+    async def on_disconnect(self) -> None:
+        self.history.connection_lost()
 
     async def on_ready(self) -> None:
         """A session has begun: the first one, or one after Discord had forgotten the last."""
@@ -162,16 +178,45 @@ class BotClient(discord.Client):
         await self._gone(payload.channel_id, payload.message_ids)
 
     async def on_guild_channel_delete(self, channel: discord.abc.GuildChannel) -> None:
-        self.memory.forget_channel(str(channel.id))
+        self._forget_channel(channel.id)
+
+    async def on_guild_channel_update(
+        self, _before: discord.abc.GuildChannel, after: discord.abc.GuildChannel
+    ) -> None:
+        self._forget_what_is_closed(after.guild)
+
+    async def on_guild_role_update(self, _before: discord.Role, after: discord.Role) -> None:
+        self._forget_what_is_closed(after.guild)
+
+    async def on_member_update(self, _before: discord.Member, after: discord.Member) -> None:
+        """Without the members' intent only of the bot itself."""
+        self._forget_what_is_closed(after.guild)
 
     async def on_raw_thread_delete(self, payload: discord.RawThreadDeleteEvent) -> None:
-        self.memory.forget_channel(str(payload.thread_id))
+        self._forget_channel(payload.thread_id)
 
     async def on_guild_remove(self, guild: discord.Guild) -> None:
-        for channel in (*guild.channels, *guild.threads):
-            self.memory.forget_channel(str(channel.id))
+        for channel in _channels_of(guild):
+            self._forget_channel(channel.id)
 
     # What else it does ----------------------------------------------------------------------
+
+    async def connect(self, *, reconnect: bool = True) -> None:
+        """Also where Discord lets nobody in at first.
+
+        discord.py tries again by itself, but stumbles over the connection that it never had.
+        """
+        pauses = FIRST_CONNECTION_SECONDS
+        for attempt, seconds in enumerate(itertools.chain(pauses, itertools.repeat(pauses[-1]))):
+            try:
+                await super().connect(reconnect=reconnect)
+                return
+            except AttributeError as error:
+                if (error.obj, error.name) != (None, "sequence"):
+                    raise
+            if attempt == 0:
+                log.warning("Discord's gateway cannot be reached; trying again until it can")
+            await asyncio.sleep(seconds)
 
     def names(self) -> set[str]:
         """What people call it: the voice's name, its own in Discord, its nicknames."""
@@ -195,7 +240,7 @@ class BotClient(discord.Client):
         place = interaction.channel or discord.Object(interaction.channel_id or 0)
         roles = await self.lookups.roles_of(user, interaction.guild)
         return self.rules.objection_to_place(
-            place_ids(place), is_dm=interaction.guild_id is None
+            places_of(place), is_dm=interaction.guild_id is None
         ) or self.rules.objection_to_user(str(user.id), roles)
 
     async def reload(self, folder: Path) -> None:
@@ -232,6 +277,15 @@ class BotClient(discord.Client):
         owners = {it.id for it in application.team.members if _may_change_the_application(it)}
         return frozenset(str(it) for it in owners | {application.team.owner_id} if it)
 
+    def _forget_what_is_closed(self, guild: discord.Guild) -> None:
+        for channel in _channels_of(guild):
+            if not channel.permissions_for(guild.me).view_channel:
+                self._forget_channel(channel.id)
+
+    def _forget_channel(self, channel_id: int) -> None:
+        self.memory.forget_channel(str(channel_id))
+        self.history.forget(channel_id)
+
     def _remember_direct(self, channel_id: int) -> None:
         self._direct[channel_id] = None
         self._direct.move_to_end(channel_id)
@@ -246,12 +300,13 @@ class BotClient(discord.Client):
     def _open_channels(self) -> Iterable[Any]:
         """Channels and threads in which the bot can read and answer, and may."""
         for guild in self.guilds:
-            channels = [it for it in guild.channels if isinstance(it, discord.abc.Messageable)]
-            threads = [it for it in guild.threads if it.parent is not None]
-            for channel in (*channels, *threads):
+            for channel in _channels_of(guild):
                 can = channel.permissions_for(guild.me)
-                can_answer = can.read_message_history and can.view_channel
-                if can_answer and not self.rules.objection_to_place(place_ids(channel)):
+                if not (can.read_message_history and can.view_channel):
+                    continue
+                if not isinstance(channel, discord.abc.Messageable):
+                    continue
+                if not self.rules.objection_to_place(places_of(channel)):
                     yield channel
 
     async def _direct_channels(self) -> list[Any]:
@@ -265,19 +320,19 @@ class BotClient(discord.Client):
 
     async def _take_up_missed(
         self, message: discord.Message, seen: SeenMessage, has_hourglass: bool
-    ) -> None:
+    ) -> bool:
         """Answer what was said to the bot while it could not hear it."""
         seen = await self.lookups.with_thread(message, seen)
         if self.manners.how_addressed(seen) is None:
-            return
+            return False
         seen = await self.lookups.with_roles(message, seen)
         if self.journal.decision(seen.id) is not None:
-            return  # it came in over the gateway meanwhile
-        self._decide(message, seen, has_hourglass)
+            return False  # it came in over the gateway meanwhile
+        return self._decide(message, seen, has_hourglass)
 
     def _decide(
         self, message: discord.Message, seen: SeenMessage, has_hourglass: bool = False
-    ) -> None:
+    ) -> bool:
         decision = self.manners.hear(seen)
         self.journal.decided(seen, decision)
         if decision.speaks:
@@ -285,13 +340,15 @@ class BotClient(discord.Client):
             self.answering.take(Question(message, seen, decision, has_hourglass))
         elif decision.acknowledge:
             self.answering.acknowledge(message)
+        return decision.speaks
 
     async def _gone(self, channel_id: int, message_ids: Iterable[int]) -> None:
         """Deleted messages. A question whose answer was deleted is not answered again later."""
-        place = str(channel_id)
-        for message_id in message_ids:
-            question_id = self.memory.replied_to(place, str(message_id))
-            self.memory.deleted(place, [str(message_id)])
+        place, gone = str(channel_id), set(map(str, message_ids))
+        self.journal.forget(lambda it: it.id in gone)
+        for message_id in gone:
+            question_id = self.memory.replied_to(place, message_id)
+            self.memory.deleted(place, [message_id])
             if question_id is None or self.memory.answers_to(place, question_id):
                 continue
             channel: Any = self.get_channel(channel_id)
@@ -309,3 +366,8 @@ def _may_change_the_application(member: discord.TeamMember) -> bool:
         discord.TeamMemberRole.admin,
         discord.TeamMemberRole.developer,
     }
+
+
+def _channels_of(guild: discord.Guild) -> list[Any]:
+    """Its channels and those threads of which discord.py knows where they belong."""
+    return [*guild.channels, *(it for it in guild.threads if it.parent is not None)]

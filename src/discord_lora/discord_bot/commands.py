@@ -19,9 +19,10 @@ from discord_lora.adapter_folder import find_adapter
 from discord_lora.console import UserError
 from discord_lora.discord_bot.channel_memory import RESET_NOTICE
 from discord_lora.discord_bot.command_tree import Interaction, Tree, tell
-from discord_lora.discord_bot.delivery import FAILED_REQUEST
-from discord_lora.discord_bot.from_discord import seen_message
+from discord_lora.discord_bot.delivery import FAILED_REQUEST, Withdrawn
+from discord_lora.discord_bot.from_discord import places_of, seen_message
 from discord_lora.discord_bot.journal import AnswerRecord
+from discord_lora.discord_bot.reading import is_of
 from discord_lora.discord_bot.reply_messages import MESSAGE_LIMIT, length
 from discord_lora.discord_bot.start_up import without_secrets
 from discord_lora.inference.backend import Busy, GenerationFailed, TooSlow
@@ -40,6 +41,8 @@ _IN_AGAIN = (
     "in between counts again, too, as far as it still stands in the channels: delete what should "
     "stay out."
 )
+PROMPT_IS_GONE = "The prompt is no longer kept: something in it was deleted or forgotten."
+QUESTION_IS_GONE = "What that answered was deleted or forgotten: there is nothing to answer."
 _LAST_ID = re.compile(r"(\d{15,20})/?\s*$")
 
 
@@ -89,8 +92,8 @@ class Commands:
             f"{status.running} being written, {waiting} waiting",
             f"{len(client.guilds)} servers",
         )
-        here = str(interaction.channel_id)
-        quiet = ("told to be quiet here",) if client.manners.is_quiet(here) else ()
+        is_quiet = client.manners.is_quiet(places_of(interaction.channel))
+        quiet = ("told to be quiet here",) if is_quiet else ()
         await tell(interaction, "\n".join(lines + quiet))
 
     async def persona(self, interaction: Interaction) -> None:
@@ -104,13 +107,18 @@ class Commands:
     async def reset(self, interaction: Interaction) -> None:
         await interaction.response.send_message(RESET_NOTICE)
         # The notice itself draws the line when it comes in; this is for the time until then.
-        self.client.memory.forget(str(interaction.channel_id), str(interaction.id))
+        channel_id = str(interaction.channel_id)
+        self.client.memory.forget(channel_id, str(interaction.id))
+        self.client.journal.forget(
+            lambda it: it.channel_id == channel_id and int(it.id) <= interaction.id
+        )
 
     async def optout(self, interaction: Interaction) -> None:
         user_id = str(interaction.user.id)
         is_new = self.client.ledger.opt_out(user_id, self.client.clock())
         self.client.memory.forget_author(user_id)
         self.client.answering.forget_author(user_id)
+        self.client.journal.forget(lambda it: is_of(user_id, it))
         said = "I no longer read what you write" if is_new else "You were out already"
         await tell(
             interaction,
@@ -144,10 +152,15 @@ class Commands:
     async def wake(self, interaction: Interaction, everywhere: bool = False) -> None:
         if not await self._may_moderate(interaction, everywhere=everywhere):
             return
-        here = str(interaction.channel_id)
-        self.client.manners.wake(None if everywhere else here)
-        still = self.client.manners.is_quiet(here)
-        await tell(interaction, "Still quiet everywhere: use everywhere." if still else "Awake.")
+        manners = self.client.manners
+        manners.wake(None if everywhere else str(interaction.channel_id))
+        if manners.is_quiet():
+            text = "Still quiet everywhere: use everywhere."
+        elif manners.is_quiet(places_of(interaction.channel)):
+            text = "Still quiet in the whole channel: use /wake there."
+        else:
+            text = "Awake."
+        await tell(interaction, text)
 
     async def _may_moderate(self, interaction: Interaction, *, everywhere: bool) -> bool:
         if self.client.is_owner(interaction.user.id):
@@ -220,8 +233,8 @@ class Commands:
     async def _show_reason(
         self, interaction: Interaction, reason: str, record: AnswerRecord | None
     ) -> None:
-        if record is None:
-            await tell(interaction, reason)
+        if record is None or record.conversation is None:
+            await tell(interaction, reason if record is None else f"{reason} {PROMPT_IS_GONE}")
             return
         prompt = self.client.backend.prompt_text(record.conversation)
         prompt = without_secrets(prompt, self.client.settings)
@@ -268,6 +281,8 @@ class Commands:
             is_new = await self.client.answering.regenerate(record, channel)
         except Busy:
             await tell(interaction, "There is no room just now; try again in a moment.")
+        except Withdrawn:
+            await tell(interaction, QUESTION_IS_GONE)
         except (TooSlow, GenerationFailed):
             await tell(interaction, "It did not work out. The old answer stays.")
         else:
@@ -289,7 +304,7 @@ class Commands:
 
     def _answer_of(self, message: discord.Message) -> AnswerRecord | None:
         known = self.client.journal.answer(str(message.id))
-        return known or self.client.answering.record_of(message)
+        return known or self.client.writer.record_of(message)
 
     async def _may_change(
         self, interaction: Interaction, message: discord.Message, record: AnswerRecord | None

@@ -32,8 +32,12 @@ FAILED_REQUEST = (discord.HTTPException, aiohttp.ClientError, OSError, TimeoutEr
 NO_HISTORY, UNKNOWN_MESSAGE = 160002, 10008
 
 
+LOOK_AT = 100
+"""Messages that are looked through for one that was sent although no answer said so."""
+
+
 class Withdrawn(Exception):  # noqa: N818 - nothing went wrong
-    """The question was deleted: nobody waits for the answer."""
+    """There is nothing to answer, or no longer: deleted, forgotten, or from somebody who is out."""
 
 
 def may_pass(error: BaseException) -> bool:
@@ -83,20 +87,22 @@ async def typing_shown(channel: discord.abc.Messageable) -> AsyncIterator[None]:
 class AnswerMessages:
     """The messages of one answer as the channel shows them.
 
-    `nonce` and `find_first` see to it that an answer whose sending was interrupted is not sent a
-    second time: Discord recognises the nonce for some minutes, and later the message has come in
-    over the gateway.
+    An answer whose sending was interrupted is not sent a second time: Discord recognises the
+    nonce for some minutes, and before each new try the channel is looked at.
     """
 
     channel: Any
     """Any channel of discord.py's that can be written in."""
     question: discord.Message | None
     """Replied to by the first message; None where nobody asked."""
+    after_id: int
+    """The message that led to the answer: what belongs to it comes later."""
+    bot_id: int
     nonce: str
     find_first: Callable[[], int | None]
     """Id of the first message if it is in the channel already."""
     is_withdrawn: Callable[[], bool]
-    """Whether the question was deleted."""
+    """Whether nobody waits for the answer any more."""
     standing: list[discord.PartialMessage] = field(default_factory=list)
     on_change: Callable[[list[int]], None] = lambda _ids: None
 
@@ -128,8 +134,14 @@ class AnswerMessages:
         if index == 0 and self.is_withdrawn():
             raise Withdrawn
 
+        tries = 0
+
         async def send() -> int:
+            nonlocal tries
             found = self.find_first() if index == 0 else None
+            if found is None and tries:
+                found = await self._came_through(text)
+            tries += 1
             if found is not None:
                 return found
             return await self._post(text, question, f"{self.nonce}:{index}")
@@ -137,6 +149,17 @@ class AnswerMessages:
         message_id = await persistently(send, "sending")
         standing: discord.PartialMessage = self.channel.get_partial_message(message_id)
         return standing
+
+    async def _came_through(self, text: str) -> int | None:
+        """Id of a message that Discord took although its answer got lost."""
+        after_id = self.standing[-1].id if self.standing else self.after_id
+        with suppress(discord.Forbidden):
+            later = self.channel.history(limit=LOOK_AT, after=discord.Object(after_id))
+            async for message in later:
+                if message.author.id == self.bot_id and message.content == text.strip():
+                    found: int = message.id
+                    return found
+        return None
 
     async def _post(self, text: str, question: discord.Message | None, nonce: str) -> int:
         sent: discord.Message
@@ -170,7 +193,7 @@ async def deliver(pieces: AsyncIterator[str], messages: AnswerMessages, style: S
 
     Raises:
         Busy, TooSlow, GenerationFailed: from `pieces`, before anything was shown.
-        Withdrawn: the question was deleted before anything was shown.
+        Withdrawn: nobody waits for it any more; nothing was shown yet.
         discord.HTTPException, aiohttp.ClientError, OSError: Discord does not take it.
     """
     if style.name == "stream":

@@ -44,7 +44,7 @@ def seen_message(message: discord.Message, bot_id: int) -> SeenMessage:
         is_own=author.id == bot_id,
         knows_nickname=_knows_nickname(message),
         role_ids=_role_ids(message),
-        place_ids=place_ids(channel),
+        place_ids=places_of(channel),
         is_dm=message.guild is None,
         in_own_thread=isinstance(channel, discord.Thread) and channel.owner_id == bot_id,
         mentions_bot=bot_id in mentioned or _mentions_role_of(message, bot_id),
@@ -131,7 +131,7 @@ def _role_ids(message: discord.Message) -> frozenset[str] | None:
     return frozenset() if message.webhook_id is not None else None
 
 
-def place_ids(channel: Any) -> tuple[str, ...]:
+def places_of(channel: Any) -> tuple[str, ...]:
     """The channel, its parent if it is a thread, and the category: what lists may name."""
     found = (channel.id, getattr(channel, "parent_id", None), getattr(channel, "category_id", None))
     return tuple(str(place) for place in found if place)

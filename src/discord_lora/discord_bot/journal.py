@@ -1,11 +1,13 @@
 """What was decided about the latest messages and what the latest answers came from: for `/why`."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from discord_lora.conversations.build import Conversation
 from discord_lora.discord_bot.seen_message import SeenMessage
 from discord_lora.discord_bot.when_to_speak import Decision
+from discord_lora.messages.record import Message
 
 DECISIONS = 20_000
 """Also what keeps a message from being taken up a second time when history shows it again."""
@@ -22,7 +24,8 @@ class AnswerRecord:
     channel_id: str
     author_id: str
     """Whoever was answered."""
-    conversation: Conversation
+    conversation: Conversation | None
+    """None before it was read, and once something in it may no longer be known."""
     decision: Decision
     message_ids: list[int] = field(default_factory=list)
 
@@ -39,8 +42,12 @@ class Journal:
         while len(self._decisions) > DECISIONS:
             self._decisions.popitem(last=False)
 
+    def forget_decision(self, message_id: str) -> None:
+        """It came to nothing: the message counts as not heard."""
+        self._decisions.pop(message_id, None)
+
     def answered(self, record: AnswerRecord) -> None:
-        """Also for an answer that was written anew."""
+        """As soon as it is begun; also for an answer that is written anew."""
         self._answers[record.question_id] = record
         self._answers.move_to_end(record.question_id)
         while len(self._answers) > ANSWERS:
@@ -49,6 +56,12 @@ class Journal:
     def forget_answers(self) -> None:
         """Their prompts were another adapter's."""
         self._answers.clear()
+
+    def forget(self, is_meant: Callable[[Message], bool]) -> None:
+        """Keep no conversation that holds such a message."""
+        for record in self._answers.values():
+            if record.conversation and any(map(is_meant, record.conversation.messages)):
+                record.conversation = None
 
     def decision(self, message_id: str) -> Decision | None:
         return self._decisions.get(message_id)

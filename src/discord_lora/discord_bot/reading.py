@@ -31,6 +31,15 @@ _ASKED_ALL_THE_SAME = frozenset({"bots", "commands", "repeats"})
 been heard, even if he says the same thing twice."""
 
 
+_MEMBER = "member:"
+"""Before the author id of the cloned member, who is somebody else than the clone."""
+
+
+def is_of(member_id: str, message: Message) -> bool:
+    """Whether a message that was read is that member's."""
+    return message.author_id.removeprefix(_MEMBER) == member_id
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """How messages are read: as whose they count, and which cleaning steps are left out."""
@@ -147,9 +156,7 @@ class Reading:
         theirs = {m.id for m in messages if m.author_id == speaker} - set(own)
         if not theirs or not (messages[-1].id in theirs or any(m.id in own for m in messages)):
             return conversation
-        apart = (
-            replace(m, author_id=f"member:{speaker}") if m.id in theirs else m for m in messages
-        )
+        apart = (replace(m, author_id=_MEMBER + speaker) if m.id in theirs else m for m in messages)
         return replace(conversation, messages=tuple(apart))
 
 

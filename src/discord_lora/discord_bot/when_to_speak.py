@@ -104,7 +104,7 @@ class WhenToSpeak:
     # Commands -------------------------------------------------------------------------------
 
     def quiet(self, channel_id: str | None = None, until: datetime | None = None) -> None:
-        """`/quiet`: silent in a channel (None: everywhere) until then, or until `wake`."""
+        """`/quiet`: silent in a channel and its threads (None: everywhere) until then or `wake`."""
         self._quiet[channel_id] = until
 
     def wake(self, channel_id: str | None = None) -> None:
@@ -114,8 +114,9 @@ class WhenToSpeak:
         else:
             self._quiet.pop(channel_id, None)
 
-    def is_quiet(self, channel_id: str) -> bool:
-        return any(self._is_quiet(place) for place in (channel_id, None))
+    def is_quiet(self, places: Iterable[str] = ()) -> bool:
+        """In any of these places, which are a channel and what it belongs to, or everywhere."""
+        return any(self._is_quiet(place) for place in (*places, None))
 
     # Decisions ------------------------------------------------------------------------------
 
@@ -190,7 +191,7 @@ class WhenToSpeak:
         ) or self.rules.objection_to_user(seen.author_id, seen.role_ids)
 
     def _silence(self, seen: SeenMessage, now: datetime) -> str | None:
-        if self.is_quiet(seen.channel_id):
+        if self.is_quiet(seen.place_ids):
             return "told to be quiet"
         hours = self.rules.quiet_hours
         return "quiet hours" if hours and not seen.is_dm and hours.cover(now) else None
