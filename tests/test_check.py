@@ -160,6 +160,7 @@ def test_a_single_example_that_does_not_fit_is_an_error(words, monkeypatch, caps
         raise MemoryError
 
     monkeypatch.setattr("discord_lora.finetuning.out_of_memory.collate", out_of_memory)
+    monkeypatch.setattr("discord_lora.finetuning.out_of_memory.time.sleep", lambda _seconds: None)
     assert run_here(monkeypatch, SCRIPT, *words, "--check") == 2
     assert "MAX_SEQ_LENGTH" in said(capsys)[1]
 

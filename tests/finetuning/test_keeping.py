@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from discord_lora.console import UserError
+from discord_lora.console import Interrupted, UserError
 from discord_lora.finetuning import checkpoints, disk_room, keeping, training_state
 from discord_lora.finetuning.checkpoints import damage, saved_steps
 from discord_lora.finetuning.keeping import Keeper
@@ -30,6 +30,9 @@ class Log:
 
     def say(self, _sentence):
         pass
+
+    def interrupted(self, sentence):
+        return Interrupted(sentence)
 
 
 @pytest.fixture
