@@ -62,6 +62,14 @@ def test_a_hung_step_is_reported_once_and_once_more_when_it_goes_on():
     assert watched.kinds == ["hung", "went_on", "hung"], "the next hang is another one"
 
 
+def test_what_ends_before_the_next_look_has_gone_on_too():
+    watched = Watched()
+    with watched.dog:
+        watched.pass_time(2 * LEAST_SECONDS)
+        watched.dog.stepped(1)
+    assert watched.kinds == ["hung", "went_on"]
+
+
 def test_slow_steps_are_given_ten_times_what_is_usual():
     watched = Watched()
     for number in range(1, 6):

@@ -79,6 +79,8 @@ class Watchdog:
     def __exit__(self, *_error: object) -> None:
         self._over.set()
         self._thread.join(1.0)  # it may hang itself, on a window that takes no output
+        if not self._thread.is_alive():
+            self._say_that_it_went_on()  # what came to its end between two looks
 
     def beat(self) -> None:
         """A sign of life in the middle of a piece of work."""
@@ -123,10 +125,16 @@ class Watchdog:
         if self._hung_since is None and idle > max(TIMES_THE_USUAL * usual, LEAST_SECONDS):
             self._hung_since = last
             self._report(idle, usual)
-        elif self._hung_since is not None and last != self._hung_since:
-            # From its last sign of life before to the newest one: when it went on is not known.
-            stood, self._hung_since = last - self._hung_since, None
-            self._incident("went_on", f"it goes on, after {in_words(stood)} without a sign of life")
+        else:
+            self._say_that_it_went_on()
+
+    def _say_that_it_went_on(self) -> None:
+        last = self._last
+        if self._hung_since is None or last == self._hung_since:
+            return
+        # From its last sign of life before to the newest one: when it went on is not known.
+        stood, self._hung_since = last - self._hung_since, None
+        self._incident("went_on", f"it goes on, after {in_words(stood)} without a sign of life")
 
     def _report(self, idle: float, usual: float) -> None:
         frame = sys._current_frames().get(self._watched or 0)
