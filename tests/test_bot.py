@@ -12,6 +12,7 @@ from discord_lora.adapter_folder import find_adapter, read_run_info
 from discord_lora.base_model import load_tokenizer
 from discord_lora.conversations.build import Conversation
 from discord_lora.conversations.prompt_format import PromptFormat
+from discord_lora.discord_bot.channel_memory import RESET_NOTICE
 from discord_lora.discord_bot.start_up import PERMISSIONS, PORTAL
 from discord_lora.messages.record import Message
 from discord_lora.model_location import locate_base_model
@@ -74,7 +75,15 @@ def test_the_sample_model_trained_on_real_chat_streams_its_answers(server, launc
     reason = server.use_command(owner, channel, "why", message=str(answer.id))
     reason.wait_for_response()
     direct = server.open_dm(bob, account)
-    direct.wait_for_message(author=account, reply_to=direct.say(bob, "hey"), timeout=200)
+    thread = answer.start_thread(alice, "tonight")
+    for place, said in (
+        (channel, channel.say(alice, "really?", reply_to=answer)),
+        (thread, thread.say(bob, "who else comes?")),
+        (direct, direct.say(bob, "hey")),
+    ):
+        place.wait_for_message(author=account, reply_to=said, timeout=200)
+    assert {it.reply_to.content for it in channel.by(account)} == {question.content, "really?"}
+    every_command_works(server, channel, owner, answer)
     asked = [message(it.author, it.content) for it in channel.messages[:2]]
     asked[1] = replace(asked[1], content="@Bison tell us everything!")
     assert prompt_of_training(adapters, account, asked) in reason.wait_for_answer().content
@@ -85,6 +94,30 @@ def test_the_sample_model_trained_on_real_chat_streams_its_answers(server, launc
     assert server.rate_limit_violations == 0
     for line in (*channel.messages, *direct.messages):
         print(f"{line.author.name}: {line.content}")
+
+
+def every_command_works(server, channel, owner, answer):
+    """Used by the owner; what each does to the bot, tests/test_bot_commands.py looks at."""
+
+    def says(used, expected):
+        used.wait_for_response()
+        assert expected in used.wait_for_answer().content
+
+    says(server.use_message_command(owner, answer, "Regenerate"), "Written anew.")
+    for name, options, expected in (
+        ("status", {}, "Gentle Bison, adapter gentle.bison-sample"),
+        ("persona", {}, "I speak as Gentle Bison."),
+        ("settings", {"temperature": 0.5}, "TEMPERATURE=0.5"),
+        ("quiet", {}, "Quiet here until /wake."),
+        ("wake", {}, "Awake."),
+        ("optout", {}, "no longer read"),
+        ("optin", {}, "From now on I read what you write"),
+        ("reload", {}, "I speak as Gentle Bison (gentle.bison-sample)."),
+        ("reset", {}, RESET_NOTICE),
+    ):
+        says(server.use_command(owner, channel, name, **options), expected)
+    says(server.use_message_command(owner, answer, "Delete"), "Deleted.")
+    assert answer.deleted_at
 
 
 def train_on_the_sample_chat(folder):

@@ -34,6 +34,7 @@ def assert_none_twice(questions, account):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_five_hundred_messages_in_ten_seconds(server, launch, tmp_path):
     account = server.add_bot("Lora")
     people = [server.add_user(f"member{n}") for n in range(40)]
@@ -76,6 +77,7 @@ def test_five_hundred_messages_in_ten_seconds(server, launch, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_memory_stays_flat_over_two_thousand_messages(server, launch):
     """After the first hundreds, which fill what is bounded: caches, pools, the allocator's own.
 

@@ -14,7 +14,7 @@ from discord_lora.inference.local_backend import LocalBackend
 from discord_lora.model_location import locate_base_model
 from fakes import chatter, conversation, say
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 GREEDY = Sampling(temperature=0, top_p=1, min_p=0, repetition_penalty=1, max_reply_tokens=16)
 
 
