@@ -101,6 +101,9 @@ def test_the_sample_model_in_nf4(monkeypatch):
         if (state := getattr(getattr(module, "weight", None), "quant_state", None)) is not None
     )
     assert foretold == pytest.approx(bytes_of(model) + states, rel=0.02)
+    known, counted = model_shape("sample", location), shape_of(model, "sample")
+    assert known.linear_weights == counted.linear_weights
+    assert replace(counted, counted=known.counted) == known
 
     tokenizer = load_tokenizer(location)
     prompt_format = PromptFormat(tokenizer, persona_voice("Ada", "id-Ada"))

@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from discord_lora.analysis.plan.model_shapes import MODELS, NF4_BYTES, Linear, ModelShape
 from discord_lora.console import UserError
 from discord_lora.hardware import Hardware, release_freed_memory
+from discord_lora.sample import SAMPLE_MODEL_SOURCE, is_sample
 
 # Their bars and notices would run through ours; what matters is said by this project.
 transformers.logging.set_verbosity_error()
@@ -43,9 +44,10 @@ def model_shape(name: str, location: str) -> ModelShape:
     Raises:
         UserError: it cannot be had, or is no decoder.
     """
-    known = next((shape for shape in MODELS if shape.name == name), None)
+    published = SAMPLE_MODEL_SOURCE if is_sample(name) else name
+    known = next((shape for shape in MODELS if shape.name == published), None)
     if known is not None:
-        return known
+        return replace(known, name=name)
     try:
         return shape_of(_without_weights(location), name)
     except (KeyError, TypeError, ValueError):

@@ -37,6 +37,8 @@ SAMPLE_MODEL_NAME = "sample"
 """What BASE_MODEL means by default."""
 
 SAMPLE_MODEL_FOLDER = "SmolLM2-135M-Instruct"
+SAMPLE_MODEL_SOURCE = f"HuggingFaceTB/{SAMPLE_MODEL_FOLDER}"
+"""As it was published."""
 SAMPLE_PERSONA_SENDER = "0f9fe1f8-9afe-4bc0-b283-4841cf9954d8"
 SAMPLE_PERSONA = "gentle.bison"
 """Username of the person to clone in the sample chat: eleven thousand messages in a style of
