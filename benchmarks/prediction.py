@@ -1,16 +1,12 @@
 """Predicted against measured: time and memory of whole runs, before and after calibration.
 
     python benchmarks/prediction.py
-    python benchmarks/prediction.py --deadlines 3,5,8
 
 Each case is a real run of the sample model on the sample chat, as a program of its own. Before it
 the plan is made twice: from formulas alone, and after `--calibrate`. The time is that of the whole
 program, start to end; the memory the most that it held. About five minutes a case on two cores,
 and nothing else should run meanwhile: the last columns of the table say what share of all
 processors other programs had, and how much slower the machine was in the run than in calibrating.
-
-With --deadlines, `analyze_training_data.py --hours` plans for each of so many minutes and writes
-its lines, with which `train_lora.py` then runs: when does it end, and when should it have?
 """
 
 import argparse
@@ -43,7 +39,6 @@ examples:
   python benchmarks/prediction.py                     all eight cases
   python benchmarks/prediction.py --only 1,4 --steps 40
   python benchmarks/prediction.py --json done.json    keeps each case; goes on where it was stopped
-  python benchmarks/prediction.py --deadlines 3,5,8   three short nights, in minutes
 """
 
 PERSONA = "gentle.bison"
@@ -116,12 +111,8 @@ def main() -> int | None:
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="figures; cases that it holds are not run again"
     )
-    parser.add_argument("--deadlines", metavar="MINUTES", help="plan for these and train, instead")
     arguments = parser.parse_args()
     console = make_console()
-    if arguments.deadlines:
-        keep_deadlines([float(m) for m in arguments.deadlines.split(",")], console)
-        return None
     done = read_done(arguments.json)
     with tempfile.TemporaryDirectory(prefix="discord-lora-") as folder:
         files = data_files(Path(folder), console)
@@ -302,37 +293,6 @@ def wait(process: "subprocess.Popen[bytes]") -> float:
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def keep_deadlines(minutes: list[float], console: Console) -> None:
-    """Plan for each, train as planned, and say what share of the time it took."""
-    table = Table(title="short nights, planned and run", box=box.ASCII)
-    for heading in ("minutes allowed", "steps planned", "minutes taken", "share"):
-        table.add_column(heading, justify="right")
-    with tempfile.TemporaryDirectory(prefix="discord-lora-") as name:
-        folder = Path(name)
-        settings = {
-            "training_data_path": data_files(folder, console)["all"],
-            "max_validation_messages": 100,
-            "logs_dir": folder / "logs",
-        }
-        env = folder / "night.env"
-        env.write_text("# the plan's lines come here\n")
-        options = [*as_options(settings), "--env-file", str(env)]
-        analyze = [sys.executable, str(ROOT / "scripts" / "analyze_training_data.py"), *options]
-        for number, allowed in enumerate(minutes):
-            ask = ["--hours", str(allowed / 60), "--write-env", *(["--calibrate"] * (number == 0))]
-            console.print(f"{allowed:g} minutes", markup=False)
-            planned = subprocess.run([*analyze, *ask], stdout=subprocess.DEVNULL, check=False)
-            if planned.returncode:
-                raise UserError(f"The plan ended with {planned.returncode}; see its lines above.")
-            seconds, _ = run([*options, "--output-dir", str(folder / "adapters")])
-            steps = next(line for line in env.read_text().splitlines() if "MAX_STEPS=" in line)
-            share = seconds / 60 / allowed
-            table.add_row(
-                f"{allowed:g}", steps.partition("=")[2], f"{seconds / 60:.2f}", f"{share:.0%}"
-            )
-            console.print(table)
 
 
 def show(done: list[Compared], console: Console, steps: int) -> None:

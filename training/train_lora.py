@@ -41,9 +41,10 @@ def main() -> int | None:
     args, settings = parse_with_settings(parser)
     # Imported from here on so that --help and settings errors answer at once.
     from discord_lora.finetuning.preflight import Run, check, preflight
+    from discord_lora.finetuning.processes import join_processes
     from discord_lora.finetuning.refusals import all_problems_at_once
     from discord_lora.finetuning.run_folder import choose_run_folder, fingerprint
-    from discord_lora.finetuning.session import Session, join_processes
+    from discord_lora.finetuning.session import Session
 
     processes = join_processes()
     console = make_console(quiet=not processes.is_main_process)

@@ -8,7 +8,7 @@ is gathered first: checkpoints and adapters are the same files whatever the proc
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
 from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
@@ -17,6 +17,11 @@ from transformers.integrations.fsdp import is_fsdp_enabled
 
 from discord_lora.console import UserError
 from discord_lora.settings import Settings
+
+
+def join_processes() -> PartialState:
+    """The processes that `accelerate launch` started, or the only one there is."""
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 def anywhere(accelerator: Accelerator, flag: bool) -> bool:

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from rich.console import Console
 from torch import Tensor
@@ -420,8 +419,3 @@ class Session:
 def name_damaged(checkpoints: list[str], log: RunLog) -> None:
     for checkpoint in checkpoints:
         log.incident("damaged_checkpoint", f"checkpoint passed over: {checkpoint}")
-
-
-def join_processes() -> PartialState:
-    """The processes that `accelerate launch` started, or the only one there is."""
-    return PartialState(cpu=not torch.cuda.is_available())
