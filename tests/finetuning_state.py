@@ -44,10 +44,11 @@ def make_state(
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
     scheduler = get_scheduler("cosine", optimizer, 2, plan.steps)
     accelerator = Accelerator(cpu=True)
-    model, optimizer = accelerator.prepare(model, optimizer)
+    prepared, optimizer = accelerator.prepare(model, optimizer)
     return TrainingState(
         accelerator=accelerator,
-        model=model,
+        model=prepared,
+        training_model=model,
         optimizer=optimizer,
         scheduler=scheduler,
         plan=plan,

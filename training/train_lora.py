@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from discord_lora.console import make_console, plainly, run_script
+from discord_lora.messages.cycle_collection import without_cycle_collection
 from discord_lora.script_options import add_setting_options, parse_with_settings, script_parser
 from discord_lora.settings import Settings
 
@@ -40,11 +41,12 @@ def main() -> int | None:
     add_setting_options(parser)
     args, settings = parse_with_settings(parser)
     # Imported from here on so that --help and settings errors answer at once.
-    from discord_lora.finetuning.preflight import Run, check, preflight
-    from discord_lora.finetuning.processes import join_processes
-    from discord_lora.finetuning.refusals import all_problems_at_once
-    from discord_lora.finetuning.run_folder import choose_run_folder, fingerprint
-    from discord_lora.finetuning.session import Session
+    with without_cycle_collection():
+        from discord_lora.finetuning.preflight import Run, check, preflight
+        from discord_lora.finetuning.processes import join_processes
+        from discord_lora.finetuning.refusals import all_problems_at_once
+        from discord_lora.finetuning.run_folder import choose_run_folder, fingerprint
+        from discord_lora.finetuning.session import Session
 
     processes = join_processes()
     console = make_console(quiet=not processes.is_main_process)

@@ -74,7 +74,9 @@ class TrainingState:
 
     accelerator: Accelerator
     model: Any
-    """A `TrainingModel`, as accelerate prepared it."""
+    """The training model, as accelerate prepared it."""
+    training_model: TrainingModel
+    """Itself, without what accelerate put around it: to unwrap it walks all its modules."""
     optimizer: Any
     scheduler: Any
     plan: TrainingPlan
@@ -90,12 +92,6 @@ class TrainingState:
     optimizer_bytes: float = 8.0
     """That the optimizer keeps for each trainable number."""
     mishaps: Mishaps = field(default_factory=Mishaps)
-
-    @property
-    def training_model(self) -> TrainingModel:
-        """The model itself, without what accelerate put around it."""
-        model: TrainingModel = self.accelerator.unwrap_model(self.model)
-        return model
 
     def trainable(self) -> dict[str, Tensor]:
         return self.training_model.trainable()
@@ -208,6 +204,7 @@ def build_state(
     return TrainingState(
         accelerator=accelerator,
         model=prepared,
+        training_model=model,
         optimizer=optimizer,
         scheduler=scheduler,
         plan=plan,

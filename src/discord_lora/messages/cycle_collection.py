@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_cycle_collection() -> Iterator[None]:
-    """Messages and tokens hold no cycles, and looking for them costs up to a quarter of the time.
+    """Messages, tokens and libraries that load leave no cycles behind worth the search for them,
+    which costs up to a quarter of the time.
 
     The search starts again and again while objects are made, and each time walks through all that
     are kept. Also a decorator: `@without_cycle_collection()`.
