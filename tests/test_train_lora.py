@@ -215,6 +215,7 @@ def test_a_utf16_env_file_and_a_cp1252_console_work_on_every_script(tmp_path):
         f'TRAINING_DATA_PATH="{tmp_path / "chat.jsonl"}"\r\nPERSONA=Zoë ✨\r\nMAX_STEPS=2\r\n'
         f"GRADIENT_ACCUMULATION_STEPS=2\r\nOUTPUT_DIR={tmp_path / 'adapters'}\r\n"
         f"LOGS_DIR={tmp_path / 'logs'}\r\nMAX_VALIDATION_MESSAGES=4\r\nMAX_REPLY_TOKENS=40\r\n"
+        f"BASE_MODEL={tiny_model_folder(tmp_path)}\r\nQUANTIZATION=none\r\n"
     )
     env.write_bytes(text.encode("utf-16"))
     for script, *words in (
