@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from discord_lora.console import UserError, make_console, plainly, run_script
-from discord_lora.finetuning.checkpoints import damage
+from discord_lora.finetuning.manifest import damage
 from discord_lora.finetuning.run_folder import UNTRAINED
 from discord_lora.script_options import script_parser
 

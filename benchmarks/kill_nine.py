@@ -36,7 +36,8 @@ from discord_lora.console import (  # noqa: E402
     plainly,
     run_script,
 )
-from discord_lora.finetuning.checkpoints import damage, saved_steps  # noqa: E402
+from discord_lora.finetuning.checkpoints import saved_steps  # noqa: E402
+from discord_lora.finetuning.manifest import damage  # noqa: E402
 from discord_lora.script_options import script_parser  # noqa: E402
 
 EXAMPLES = """\

@@ -93,13 +93,19 @@ def test_a_run_that_goes_on_is_predicted_from_where_it_is(words, tmp_path, monke
     shutil.rmtree(run / "checkpoints" / "step-00000020")
     (run / "adapter_model.safetensors").unlink()
     (run / "run.json").unlink()
+    # Memory had run out on the way: it goes on with the budget that it had found.
+    progress = run / "checkpoints" / "step-00000015" / "progress.json"
+    saved = progress.read_bytes()
+    progress.write_text(json.dumps({**json.loads(saved), "token_budget": 50}))
     before = files_in(run)
     capsys.readouterr()
     assert run_here(monkeypatch, SCRIPT, *words, "--check") == 0
     out, _ = said(capsys)
     assert "goes on after step 15" in out
     assert "5 steps in" in out
+    assert "micro-batches of up to 50 tokens" in out
     assert files_in(run) == before
+    progress.write_bytes(saved)
     assert run_here(monkeypatch, SCRIPT, *words) == 0
 
 

@@ -24,7 +24,8 @@ from discord_lora.analysis.plan.timings import FILE_NAME, newest_timing
 from discord_lora.base_model import load_base_model, load_tokenizer
 from discord_lora.console import UserError
 from discord_lora.conversations.chat_template import ChatTemplate
-from discord_lora.finetuning.checkpoints import _manifest, damage, load_newest
+from discord_lora.finetuning.checkpoints import load_newest
+from discord_lora.finetuning.manifest import damage, manifest_of
 from discord_lora.hardware import detect_hardware
 from discord_lora.messages.opt_out import read_opt_outs
 from discord_lora.settings import load_settings
@@ -130,7 +131,7 @@ def sealed(checkpoint):
         for path in checkpoint.iterdir()
         if path.name != "manifest.json"
     }
-    (checkpoint / "manifest.json").write_bytes(_manifest(hashes))
+    (checkpoint / "manifest.json").write_bytes(manifest_of(hashes))
 
 
 def test_the_payloads_work_where_nobody_guards(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from discord_lora.analysis.morning.history import read_events
-from discord_lora.finetuning.checkpoints import damage
+from discord_lora.finetuning.manifest import damage
 from run_scripts import ROOT, as_in_a_terminal, start, tiny_model_folder, wait_for_steps, write_chat
 from test_train_lora import SCRIPT, arguments, finish
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import runpy
+import shlex
 import shutil
 import signal
 import sys
@@ -11,11 +13,10 @@ import pytest
 from safetensors.torch import load_file
 
 from discord_lora.analysis.morning.history import read_events
-from discord_lora.console import UserError
-from discord_lora.finetuning import keeping, session
-from discord_lora.finetuning.session import Session
+from discord_lora.console import UserError, make_console
+from discord_lora.finetuning import keeping, measured, session
 from discord_lora.finetuning.training_model import TrainingModel
-from run_scripts import run_here, start, tiny_model_folder, wait_for_steps, write_chat
+from run_scripts import ROOT, run_here, start, tiny_model_folder, wait_for_steps, write_chat
 
 SCRIPT = "training/train_lora.py"
 
@@ -133,6 +134,15 @@ def test_a_whole_run_writes_a_plain_adapter_and_its_logs(tmp_path, monkeypatch, 
     further = [*words, "--continue-from", folder, "--epochs", "0.5"]
     assert run_here(monkeypatch, SCRIPT, *further) == 0
     assert (tmp_path / "adapters" / "ada-tiny-further" / "run.json").is_file()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="takes the lines apart as sh does")
+def test_the_commands_at_the_end_can_be_typed_as_they_are(tmp_path, capsys):
+    folder = tmp_path / "my adapters" / "ada"
+    runpy.run_path(str(ROOT / SCRIPT))["say_finished"](folder, make_console())
+    _, talk, further = (line.partition(": ")[2] for line in capsys.readouterr().out.splitlines())
+    assert shlex.split(talk)[-2:] == ["--adapter", str(folder)]
+    assert shlex.split(further)[-4:] == ["--continue-from", str(folder), "--epochs", "0.5"]
 
 
 def test_a_run_goes_on_bit_for_bit_with_less_memory_free(tmp_path, monkeypatch, capsys):
@@ -294,11 +304,11 @@ def test_what_fails_once_the_adapter_is_written_fails_no_run(tmp_path, monkeypat
     """A process that is killed while it keeps the timing has ended before."""
     known = []
 
-    def keep_timing(_session, *_arguments):
+    def keep_timing(*_arguments, **_options):
         known.extend(read_events(tmp_path / "logs" / "server-tiny"))
         raise RuntimeError("CUDA error: out of memory")
 
-    monkeypatch.setattr(Session, "_keep_timing", keep_timing)
+    monkeypatch.setattr(session, "keep_timing", keep_timing)
     _, events = run_of_server(tmp_path, monkeypatch)
     assert events == known
     assert (known[-1]["kind"], known[-1]["outcome"]) == ("end", "finished")
@@ -374,12 +384,9 @@ def test_where_the_best_cannot_be_saved_the_adapter_is_the_best_that_was(tmp_pat
     assert [e["what"] for e in events if e["kind"] == "incident"] == ["not_saved"]
 
 
-def test_a_window_closed_while_the_loss_is_measured_loses_nothing(tmp_path, monkeypatch, capsys):
-    """There is no time for the measurement: it is made up for when the run goes on."""
-    settings = {"max_steps": 6, "epochs": 99, "eval_every_steps": 2, "lora_dropout": 0.1}
-    _, events = run_of_server(tmp_path, monkeypatch, **settings)
-    undisturbed = measured_by(events)
-    stop_on_signal, evaluate, requests, calls = session.stop_on_signal, session.evaluate, [], []
+def ask_while_measuring(monkeypatch, number, how):
+    """Let the measurement of this number, counted from 1, begin with a request to stop."""
+    stop_on_signal, evaluate, requests, calls = session.stop_on_signal, measured.evaluate, [], []
 
     @contextmanager
     def listening(*arguments):
@@ -387,14 +394,46 @@ def test_a_window_closed_while_the_loss_is_measured_loses_nothing(tmp_path, monk
             requests.append(request)
             yield request
 
-    def close_the_window(*arguments):
+    def ask(*arguments):
         calls.append(1)
-        if len(calls) == 3:  # after step 4
-            requests[0].ask_in_a_hurry("its window was closed")
+        if len(calls) == number:
+            getattr(requests[0], how)("its window was closed")
         return evaluate(*arguments)
 
     monkeypatch.setattr(session, "stop_on_signal", listening)
-    monkeypatch.setattr(session, "evaluate", close_the_window)
+    monkeypatch.setattr(measured, "evaluate", ask)
+
+
+def test_a_stop_before_the_first_step_does_not_say_that_something_is_saved(tmp_path, monkeypatch):
+    write_chat(tmp_path / "chat.jsonl")
+    words = arguments(tmp_path, base_model=tiny_model_folder(tmp_path))
+    ask_while_measuring(monkeypatch, 1, "ask")
+    assert run_here(monkeypatch, SCRIPT, *words) == 130
+    (end,) = (e for e in read_events(tmp_path / "logs" / "server-tiny") if e["kind"] == "end")
+    assert end["sentence"] == "Nothing was learned yet, so nothing is lost."
+    assert not list(tmp_path.glob("adapters/*/checkpoints/*"))
+    assert run_here(monkeypatch, SCRIPT, *words) == 0
+
+
+def test_looking_ahead_is_no_training_time(tmp_path, monkeypatch):
+    logs, announce = [], session.announce
+
+    def slow(_state, _settings, _hardware, log, **options):
+        before = log.training_seconds
+        announce(_state, _settings, _hardware, log, **options)
+        logs.append(log.training_seconds - before)
+
+    monkeypatch.setattr(session, "announce", slow)
+    run_of_server(tmp_path, monkeypatch)
+    assert logs == [0.0]
+
+
+def test_a_window_closed_while_the_loss_is_measured_loses_nothing(tmp_path, monkeypatch, capsys):
+    """There is no time for the measurement: it is made up for when the run goes on."""
+    settings = {"max_steps": 6, "epochs": 99, "eval_every_steps": 2, "lora_dropout": 0.1}
+    _, events = run_of_server(tmp_path, monkeypatch, **settings)
+    undisturbed = measured_by(events)
+    ask_while_measuring(monkeypatch, 3, "ask_in_a_hurry")  # after step 4
     again = tmp_path / "again"
     again.mkdir()
     write_chat(again / "chat.jsonl")
@@ -406,7 +445,11 @@ def test_a_window_closed_while_the_loss_is_measured_loses_nothing(tmp_path, monk
     capsys.readouterr()
     assert run_here(monkeypatch, SCRIPT, *words) == 0
     assert "going on after step 4" in capsys.readouterr().out
-    assert measured_by(read_events(again / "logs" / "server-tiny")) == undisturbed
+    events = read_events(again / "logs" / "server-tiny")
+    assert measured_by(events) == undisturbed
+    after_step_4 = [event["kind"] for event in events if event.get("step") == 4]
+    made_up = after_step_4.index("held_out")
+    assert after_step_4[made_up + 1] == "saved", "a run that is killed now has it"
     ends = [
         (it / "adapters" / "server-tiny" / "adapter_model.safetensors").read_bytes()
         for it in (tmp_path, again)

@@ -9,6 +9,7 @@ from discord_lora.console import make_console, plainly, run_script
 from discord_lora.messages.cycle_collection import without_cycle_collection
 from discord_lora.script_options import add_setting_options, parse_with_settings, script_parser
 from discord_lora.settings import Settings
+from discord_lora.typed_command import script_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,11 +138,11 @@ def sample_answers(settings: Settings, dataset: "Dataset", location: str) -> "Sa
 
 
 def say_finished(folder: "Path", console: Console) -> None:
-    console.print(
-        f"The adapter is finished: {folder}\n"
-        f"  talk to it:       python scripts/chat.py --adapter {folder}\n"
-        f"  train it further: python training/train_lora.py --continue-from {folder} --epochs 0.5",
-        markup=False,
+    talk = script_command("scripts/chat.py", "--adapter", folder)
+    further = script_command("training/train_lora.py", "--continue-from", folder, "--epochs", 0.5)
+    plainly(console)(
+        f"The adapter is finished: {folder}\n  talk to it:       {talk}\n"
+        f"  train it further: {further}"
     )
 
 

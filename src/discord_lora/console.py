@@ -36,6 +36,11 @@ class UserError(Exception):
         self.problems = problems
 
 
+def words_of(error: BaseException) -> str:
+    """What it says, or else its kind: a MemoryError says nothing."""
+    return str(error) or type(error).__name__
+
+
 class Interrupted(Exception):  # noqa: N818 - it is not an error: that is what was asked for
     """The user stopped the work. The text says what is saved and how to go on."""
 

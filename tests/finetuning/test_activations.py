@@ -12,11 +12,11 @@ from discord_lora.finetuning.activations import (
     PROBE_TOKENS,
     checkpoint_layers,
     checkpointing_layers,
+    decide_memory,
     measure_activations,
 )
 from discord_lora.finetuning.fast_paths import choose_paths, random_example
 from discord_lora.finetuning.training_model import TrainingModel
-from discord_lora.finetuning.training_state import decide_memory
 from discord_lora.hardware import detect_hardware
 from discord_lora.settings import load_settings
 from fakes import make_model

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import json
 import os
 import random
@@ -12,13 +13,8 @@ from safetensors.torch import save_file
 
 from discord_lora.console import Interrupted, UserError
 from discord_lora.finetuning import checkpoints, disk_room
-from discord_lora.finetuning.checkpoints import (
-    Checkpoint,
-    _manifest,
-    damage,
-    drop_oldest,
-    load_newest,
-)
+from discord_lora.finetuning.checkpoints import Checkpoint, drop_oldest, load_newest
+from discord_lora.finetuning.manifest import damage, manifest_of
 from run_scripts import run_here, tiny_model_folder, write_chat
 from test_train_lora import arguments
 
@@ -46,11 +42,11 @@ def steps(folder):
 def rewrite_manifest(path):
     """What an attacker would do, or another version: the hashes fit."""
     hashes = {
-        file.name: checkpoints.hashlib.sha256(file.read_bytes()).hexdigest()
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
         for file in path.iterdir()
         if file.name != "manifest.json"
     }
-    (path / "manifest.json").write_bytes(_manifest(hashes))
+    (path / "manifest.json").write_bytes(manifest_of(hashes))
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path):
@@ -407,6 +403,21 @@ def test_a_disk_that_keeps_something_else_than_was_written_is_noticed(tmp_path, 
     with pytest.raises(UserError, match=r"state\.pt is damaged"):
         save_checkpoint(tmp_path, checkpoint(10))
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]
+
+
+def test_a_drive_that_cannot_be_listed_afterwards_costs_no_checkpoint(tmp_path, monkeypatch):
+    for step in (5, 10):
+        save_checkpoint(tmp_path, checkpoint(step))
+
+    def gone(_folder):
+        raise OSError(errno.EIO, "planted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "_newest_first", gone)
+        save_checkpoint(tmp_path, checkpoint(15))
+    assert steps(tmp_path) == [5, 10, 15]
+    save_checkpoint(tmp_path, checkpoint(20))
+    assert steps(tmp_path) == [15, 20]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be flushed on Windows")

@@ -10,8 +10,9 @@ import torch
 
 from discord_lora.console import Interrupted, UserError
 from discord_lora.finetuning import checkpoints, disk_room, keeping, training_state
-from discord_lora.finetuning.checkpoints import damage, saved_steps
+from discord_lora.finetuning.checkpoints import saved_steps
 from discord_lora.finetuning.keeping import Keeper
+from discord_lora.finetuning.manifest import damage
 from finetuning_state import make_state
 
 
@@ -20,13 +21,22 @@ class Log:
 
     def __init__(self):
         self.saves = []
+        self.seconds = []
+        self.incidents = []
 
     @contextmanager
     def aside(self, _work):
         yield
 
-    def saved(self, step, _seconds, _path):
+    def saved(self, step, seconds, _path):
         self.saves.append(step)
+        self.seconds.append(seconds)
+
+    def incident(self, _what, sentence):
+        self.incidents.append(sentence)
+
+    def beat(self):
+        pass
 
     def say(self, _sentence):
         pass
@@ -102,6 +112,21 @@ def test_memory_that_is_short_for_a_moment_costs_no_checkpoint(keeper, pauses, m
 
     monkeypatch.setattr(checkpoints, "safetensors_bytes", out_of_memory)
     assert "MemoryError" in str(keeper.save(10, {}, 0))
+
+
+def test_waiting_for_room_is_not_told_as_saving(keeper, monkeypatch):
+    """Else the morning reads of one checkpoint that took five hours."""
+    monkeypatch.setattr(disk_room, "LOOK_SECONDS", 1.5)
+    save_checkpoint = keeping.save_checkpoint
+
+    def save_when_there_is_room(folder, checkpoint, *, no_room, **options):
+        no_room("The disk is full.")
+        return save_checkpoint(folder, checkpoint, no_room=no_room, **options)
+
+    monkeypatch.setattr(keeping, "save_checkpoint", save_when_there_is_room)
+    assert keeper.save(5, {}, 0) is None
+    assert keeper.log.incidents[0] == "The disk is full." and len(keeper.log.incidents) == 2
+    assert keeper.log.seconds[0] < 1.5
 
 
 def test_an_adapter_is_tried_again_as_well(keeper, pauses, monkeypatch):

@@ -1,6 +1,7 @@
 import io
 import os
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ from rich.console import Console
 
 from discord_lora.analysis.morning.history import read_events
 from discord_lora.console import Interrupted, UserError, make_console
+from discord_lora.finetuning import watchdog
 from discord_lora.finetuning.loop import HeldOutLoss, StepResult
 from discord_lora.finetuning.run_log import RECENT_LINES, RunLog
 from discord_lora.finetuning.telemetry import Reading
@@ -277,6 +279,31 @@ def test_time_that_was_slept_is_no_training_time(tmp_path):
         before = log.training_seconds
         log._slept(1000.0)
         assert log.training_seconds < before - 900
+
+
+@pytest.mark.parametrize("noticed", ["within", "after"])
+def test_sleep_in_the_middle_of_work_aside_is_taken_off_once(tmp_path, monkeypatch, noticed):
+    """On Windows `perf_counter` counts it, and the watchdog hears of it up to a look later."""
+    monkeypatch.setattr(watchdog, "POLL_SECONDS", 0.3)
+    awake, slept = time.perf_counter, []
+    monkeypatch.setattr(time, "perf_counter", lambda: awake() + sum(slept))
+    log = make_log(tmp_path)
+    log.watchdog._clock = time.perf_counter
+
+    def until_noticed():
+        until = awake() + 5.0
+        while "slept" not in [it.get("what") for it in events(tmp_path)]:
+            assert awake() < until
+            time.sleep(0.02)
+
+    with log:
+        time.sleep(0.1)  # the watchdog is between two looks
+        with log.aside("the measurement"):
+            slept.append(7200.0)
+            if noticed == "within":
+                until_noticed()
+        until_noticed()
+        assert 0 < log.training_seconds < 60
 
 
 def test_a_place_that_cannot_be_written_is_said_in_one_sentence(tmp_path):

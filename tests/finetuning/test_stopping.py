@@ -1,9 +1,11 @@
 import ctypes
+import errno
 import queue
 import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -78,6 +80,23 @@ def test_a_file_named_stop_asks_and_is_removed(tmp_path, name):
         assert list(tmp_path.iterdir()) == []
         assert request.made()
     assert said == [f"asked to stop (the file {tmp_path / name})"]
+
+
+def test_a_drive_that_does_not_answer_for_a_moment_ends_no_night(tmp_path, monkeypatch):
+    exists, failures = Path.exists, [1, 1, 1]
+
+    def not_at_once(path):
+        if failures:
+            failures.pop()
+            raise OSError(errno.EIO, "planted")
+        return exists(path)
+
+    with stop_on_signal(tmp_path) as request:
+        monkeypatch.setattr(Path, "exists", not_at_once)
+        assert not request.made()
+        (tmp_path / "STOP").touch()
+        assert not request.made(), "the first of both names is not known yet"
+        assert request.made()
 
 
 def test_a_stop_from_before_the_start_is_removed_and_said(tmp_path):

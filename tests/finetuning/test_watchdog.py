@@ -25,6 +25,7 @@ class Watched:
             incident=lambda what, sentence: self.incidents.append((what, sentence)),
             write=self.written.append,
             slept=self.slept.append,
+            counter=time.perf_counter,
             clock=lambda: self.now,
             **options,
         )
@@ -145,7 +146,12 @@ def test_the_real_thread_names_the_line_where_the_program_stands(monkeypatch):
         seen.kinds.append(what)
         (reported if what == "hung" else went_on).set()
 
-    with Watchdog(incident=incident, write=seen.written.append, slept=lambda _seconds: None) as dog:
+    with Watchdog(
+        incident=incident,
+        write=seen.written.append,
+        slept=lambda _seconds: None,
+        counter=time.perf_counter,
+    ) as dog:
         assert stand_here_until(reported)
         dog.beat()
         assert went_on.wait(20)

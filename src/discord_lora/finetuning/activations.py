@@ -1,4 +1,5 @@
-"""What a token costs, measured on the loaded model, and the checkpointing that was decided on.
+"""What a token costs, measured on the loaded model, and what is decided on it: how many go through
+at once, and how many layers are checkpointed.
 
 The bytes that the forward pass keeps for the backward pass are counted as autograd keeps them, so
 the figure holds for any model, with or without the fast pieces. What follows from it is decided
@@ -7,17 +8,29 @@ in `analysis/plan/memory.py`.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from discord_lora.analysis.plan.memory import LOGITS_AT_ONCE, ActivationBytes
-from discord_lora.conversations.packing import collate
+from discord_lora.analysis.plan.memory import (
+    LOGITS_AT_ONCE,
+    RESERVE_BYTES,
+    ActivationBytes,
+    MemoryPlan,
+    optimizer_bytes,
+    plan_memory,
+)
+from discord_lora.conversations.packing import TrainingPlan, collate, divide
 from discord_lora.finetuning.fast_paths import random_example
+from discord_lora.finetuning.processes import is_sharded, smallest
 from discord_lora.finetuning.training_model import TrainingModel
+from discord_lora.hardware import Hardware
+from discord_lora.settings import Settings
 
 PROBE_TOKENS = 96
 
@@ -38,12 +51,48 @@ def checkpoint_layers(model: TrainingModel, count: int) -> None:
         layer.gradient_checkpointing = False
 
 
-def measure_activations(model: TrainingModel, optimizer_bytes: float) -> ActivationBytes:
+def decide_memory(
+    model: TrainingModel,
+    plan: TrainingPlan,
+    settings: Settings,
+    accelerator: Accelerator,
+    hardware: Hardware,
+    optimizer_kind: str,
+    *,
+    packing: bool,
+) -> MemoryPlan:
+    """Token budget and checkpointed layers, as set or as the free memory allows.
+
+    The same for all processes: that of the one with the least memory, and of the largest share
+    of each step.
+    """
+    activations = measure_activations(model, optimizer_bytes(optimizer_kind))
+    budget, checkpointing = settings.max_tokens_per_microbatch, settings.gradient_checkpointing
+    gathered = 0
+    if is_sharded(accelerator):
+        cast(FSDPModule, model).reshard()  # of what was gathered to be measured
+        gathered = gathered_bytes(model)
+    free = smallest(accelerator, hardware.free_bytes() - gathered)
+    return plan_memory(
+        activations,
+        free - RESERVE_BYTES[hardware.device.type],
+        [
+            max(sum(map(len, part)) for part in divide(examples, accelerator.num_processes))
+            for examples in plan.walk()
+        ],
+        max(map(len, plan.examples)),
+        token_budget=None if budget == "auto" else budget,
+        checkpointing=None if checkpointing == "auto" else checkpointing == "true",
+        packing=packing,
+    )
+
+
+def measure_activations(model: TrainingModel, moment_bytes: float) -> ActivationBytes:
     """Run a short row through the model and count what it keeps.
 
     Args:
         model: as it will be trained, on its device, without checkpointing.
-        optimizer_bytes: that the optimizer keeps for each trainable number.
+        moment_bytes: that the optimizer keeps for each trainable number.
     """
     layers = checkpointing_layers(model)
     batch = collate([random_example(model, PROBE_TOKENS)])
@@ -61,7 +110,7 @@ def measure_activations(model: TrainingModel, optimizer_bytes: float) -> Activat
         fixed=(
             max(LOGITS_AT_ONCE, vocabulary) * (4.0 + embedding.element_size())
             + 2 * largest * embedding.element_size()
-            + trainable * (4.0 + optimizer_bytes)
+            + trainable * (4.0 + moment_bytes)
         ),
     )
 

@@ -17,7 +17,7 @@ from discord_lora.adapter_folder import (
     load_adapter,
     read_run_info,
 )
-from discord_lora.console import UserError
+from discord_lora.console import UserError, words_of
 from discord_lora.finetuning.disk_room import (
     WRITE_ERRORS,
     NoRoom,
@@ -150,10 +150,9 @@ def save_adapter(
             write, "the finished adapter", folder, make_room=make_room, no_room=no_room
         )
     except WRITE_ERRORS as error:
-        why = str(error) or type(error).__name__
         raise UserError(
-            f"OUTPUT_DIR: cannot write {folder} ({why}); make room or check the rights, then run "
-            "the same command again: it goes on from the last checkpoint."
+            f"OUTPUT_DIR: cannot write {folder} ({words_of(error)}); make room or check the "
+            "rights, then run the same command again: it goes on from the last checkpoint."
         ) from None
 
 

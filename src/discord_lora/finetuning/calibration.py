@@ -11,7 +11,7 @@ import torch
 
 from discord_lora.analysis.plan.estimates import time_model_of
 from discord_lora.analysis.plan.time_model import TimeModel, Work, fit
-from discord_lora.analysis.plan.timings import Timing, deciding, newest_timing
+from discord_lora.analysis.plan.timings import Timing, add_timing, deciding, newest_timing
 from discord_lora.base_model import shape_of
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.packing import collate, pack
@@ -30,6 +30,9 @@ QUANTILES = (0.0, 0.5, 0.95, 1.0)
 TIMES_EACH = 5
 FEW_TOKENS = 4
 STEPS_LOOKED_AT = 400
+
+LEAST_STEPS_TIMED = 20
+"""Of a run: fewer say little about the next one."""
 
 
 def calibrate(
@@ -111,7 +114,7 @@ def seconds_since_start() -> float:
     return float(time.time() - psutil.Process().create_time())
 
 
-def timing_of_run(
+def keep_timing(
     state: TrainingState,
     settings: Settings,
     hardware: Hardware,
@@ -121,17 +124,20 @@ def timing_of_run(
     largest_row: int,
     start_up_seconds: float,
     save_seconds: float,
-) -> Timing:
-    """What `seconds` of training since `first_step` say: everything as much slower or faster.
+) -> None:
+    """What `seconds` of training since `first_step` say to the next estimate: everything as much
+    slower or faster.
 
     How micro-batches, tokens and targets share the time is taken from what was known before.
     """
     steps = list(state.plan.walk(first_step))
+    if state.accelerator.num_processes > 1 or len(steps) < LEAST_STEPS_TIMED:
+        return
     rows = (row for step in steps for row in pack(step, state.token_budget, packing=state.packing))
     before = newest_timing(settings.logs_dir, hardware.description, settings)
     prices = before.time if before else modelled_time(state, settings, hardware)
     factor = seconds / prices.seconds(Work.of(rows, steps=len(steps)))
-    return timing_of(
+    timing = timing_of(
         state,
         settings,
         hardware,
@@ -141,6 +147,7 @@ def timing_of_run(
         start_up_seconds=start_up_seconds,
         save_seconds=save_seconds,
     )
+    add_timing(settings.logs_dir, timing)
 
 
 def timing_of(

@@ -12,9 +12,7 @@ code. Beside them there may be `step-N.partial` (being written), `.removed` (bei
 """
 
 import errno
-import hashlib
 import json
-import os
 import re
 import shutil
 import time
@@ -22,14 +20,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from discord_lora.console import UserError
+from discord_lora.console import UserError, words_of
 from discord_lora.finetuning.disk_room import (
     WRITE_ERRORS,
     NoRoom,
@@ -37,9 +35,9 @@ from discord_lora.finetuning.disk_room import (
     put_in_place,
     when_there_is_room,
 )
+from discord_lora.finetuning.manifest import MANIFEST, damage, manifest_of, write_file
 from discord_lora.hardware import is_out_of_memory
 
-MANIFEST = "manifest.json"
 READ_ATTEMPTS = 3
 UNFINISHED = (".partial", ".removed")
 """Of what a run that was killed was writing or deleting."""
@@ -95,15 +93,15 @@ def save_checkpoint(
             no_room=no_room,
         )
     except WRITE_ERRORS as error:
-        why = str(error) or type(error).__name__
         raise UserError(
-            f"Cannot save a checkpoint in {folder} ({why}); make room, or see to the drive and the "
-            "rights."
+            f"Cannot save a checkpoint in {folder} ({words_of(error)}); make room, or see to the "
+            "drive and the rights."
         ) from None
-    later, before = _later_and_before(folder, checkpoint.step)
-    for path in (*later, *before[keep:]):
-        if path in later or _step(path) != best_step:
-            _remove(path)
+    with suppress(OSError):  # what cannot be listed now is dropped after the next one
+        later, before = _later_and_before(folder, checkpoint.step)
+        for path in (*later, *before[keep:]):
+            if path in later or _step(path) != best_step:
+                _remove(path)
     return final
 
 
@@ -145,10 +143,10 @@ def _write(final: Path, checkpoint: Checkpoint) -> None:
     }
     try:
         aside.mkdir(parents=True)
-        hashes = {name: _write_file(aside / name, fill) for name, fill in contents.items()}
+        hashes = {name: write_file(aside / name, fill) for name, fill in contents.items()}
         flush_folder(aside)
         # After all that it vouches for: where it is whole, the rest is on the disk.
-        _write_file(aside / MANIFEST, lambda file: file.write(_manifest(hashes)))
+        write_file(aside / MANIFEST, lambda file: file.write(manifest_of(hashes)))
         flush_folder(aside)
         if problem := damage(aside):
             raise OSError(errno.EIO, f"it does not read back as it was written: {problem}")
@@ -157,31 +155,6 @@ def _write(final: Path, checkpoint: Checkpoint) -> None:
     except WRITE_ERRORS:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-
-
-class _HashedFile:
-    """Hashes what it is given to write, whatever the disk makes of it."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self.stream = stream
-        self.digest = hashlib.sha256()
-
-    def write(self, data: Any) -> int:
-        self.digest.update(data)
-        return self.stream.write(data)
-
-    def flush(self) -> None:
-        self.stream.flush()
-
-
-def _write_file(path: Path, fill: Callable[[Any], object]) -> str:
-    """Write one file and flush it to the disk itself; returns the hash of what was to be in it."""
-    with path.open("wb") as stream:
-        hashed = _HashedFile(stream)
-        fill(hashed)
-        hashed.flush()
-        os.fsync(stream.fileno())
-    return hashed.digest.hexdigest()
 
 
 def _replace(aside: Path, final: Path) -> None:
@@ -296,43 +269,6 @@ def _read_patiently(path: Path, trainable: Mapping[str, Tensor] | None) -> Check
                 raise
             time.sleep(1)
     raise AssertionError("the last attempt returns or raises")
-
-
-def damage(path: Path) -> str:
-    """Which files of a checkpoint are not as they were saved, in words; empty if all are.
-
-    Raises:
-        OSError: what is there cannot be read.
-    """
-    manifest = path / MANIFEST
-    if not manifest.is_file():  # nor a pipe, from which one would read for ever
-        return f"{MANIFEST} is missing"
-    text = manifest.read_bytes()
-    try:
-        hashes: dict[str, str] = json.loads(text)["files"]
-        names = {*hashes, *(file.name for file in path.iterdir())} - {MANIFEST}
-        if text != _manifest(hashes):
-            return f"{MANIFEST} is damaged"
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return f"{MANIFEST} is damaged"
-    problems = (_damage_of(path / name, hashes.get(name)) for name in sorted(names))
-    return ", ".join(filter(None, problems))
-
-
-def _damage_of(file: Path, wanted: str | None) -> str:
-    if wanted is None:
-        return f"{file.name} does not belong to it"
-    if not file.is_file():
-        return f"{file.name} is missing"
-    with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    return "" if found == wanted else f"{file.name} is damaged"
-
-
-def _manifest(hashes: dict[str, str]) -> bytes:
-    """The one text for these hashes, with a hash of them: a change in it is not put on a file."""
-    own = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode("ascii")).hexdigest()
-    return json.dumps({"files": hashes, "sha256": own}, indent=2).encode("ascii")
 
 
 def _load(path: Path, trainable: Mapping[str, Tensor] | None) -> Checkpoint:

@@ -131,13 +131,13 @@ class WaitForRoom:
             time.sleep(0.1)
         self._still_here()
 
-    def over(self) -> bool:
-        """True if there was any waiting; then says that it was written in the end."""
+    def over(self) -> float:
+        """Seconds of waiting; if there was any, says that it was written in the end."""
         if self._began is None:
-            return False
-        minutes = (time.monotonic() - self._began) / 60
-        self._say(f"there is room again: saved after {minutes:,.1f} minutes of waiting")
-        return True
+            return 0.0
+        seconds = time.monotonic() - self._began
+        self._say(f"there is room again: saved after {seconds / 60:,.1f} minutes of waiting")
+        return seconds
 
 
 def put_in_place(aside: Path, final: Path) -> None:

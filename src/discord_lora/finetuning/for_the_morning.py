@@ -16,7 +16,7 @@ from rich.console import Console
 from discord_lora.analysis.morning.morning_html import REPORT_FILE, write_report
 from discord_lora.analysis.morning.morning_page import print_outcome
 from discord_lora.analysis.morning.morning_report import read_report
-from discord_lora.console import UserError
+from discord_lora.console import UserError, words_of
 from discord_lora.finetuning.packed_attention import usual_attention
 from discord_lora.finetuning.processes import is_sharded
 from discord_lora.finetuning.training_state import TrainingState
@@ -95,7 +95,7 @@ def _report(folder: Path, console: Console) -> None:
 def what_failed(error: Exception) -> str:
     """In one line; a bug with the place where it is."""
     if isinstance(error, UserError | OSError | MemoryError):
-        return str(error) or type(error).__name__
+        return words_of(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
     reason = " ".join(str(error).split())[:300]
     return f"{type(error).__name__}: {reason} ({Path(place.filename).name}, line {place.lineno})"

@@ -86,7 +86,7 @@ class Keeper:
                 waited = self._write(write)
             except UserError as error:
                 return error
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - began - waited
         if not waited:
             self.save_seconds = seconds
         for path in saved:
@@ -116,8 +116,8 @@ class Keeper:
             )
         )
 
-    def _write(self, write: Callable[[NoRoom], object]) -> bool:
-        """True if it had to wait for room.
+    def _write(self, write: Callable[[NoRoom], object]) -> float:
+        """Seconds that it had to wait for room.
 
         Raises:
             UserError: it cannot be written; in all processes.

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -18,10 +19,11 @@ from torch import Tensor
 from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.packing import MicroBatch, collate, divide
-from discord_lora.finetuning.mishaps import BAD_STEPS_IN_A_ROW, Incident, name_of
+from discord_lora.finetuning.mishaps import BAD_STEPS_IN_A_ROW, Incident
 from discord_lora.finetuning.out_of_memory import (
     NO_MEMORY_FOR_A_STEP,
     Row,
+    accumulate_row_by_row,
     clipped_norm,
     in_rows_that_fit,
     largest_row,
@@ -245,7 +247,8 @@ def _gradients(
             may_repeat(state)
             make_room(state, largest_row(state, [examples]), 1, events.incident)
             begin()
-            loss = accumulate_row_by_row(state, events, examples)
+            give_up = partial(_give_up_in_a_hurry, state, events)
+            loss = accumulate_row_by_row(state, examples, give_up, events.incident)
     except GivenUpError:
         state.optimizer.zero_grad(set_to_none=True)
         raise
@@ -275,41 +278,6 @@ def accumulate_gradients(
             accelerator.backward(loss * accelerator.num_processes)
         total += loss.detach()
     return total
-
-
-def accumulate_row_by_row(
-    state: TrainingState, events: Events, examples: Sequence[TokenizedExample]
-) -> Tensor | None:
-    """The same where memory runs out: a row that fails in the middle leaves nothing behind.
-
-    It takes a second set of gradients, which is why it is not the usual way. Returns None if all
-    examples had to be set aside.
-    """
-    accelerator = state.accelerator
-    targets = sum(example.trained_tokens for example in examples)
-    sums: dict[Tensor, Tensor] = {}
-    losses: list[Tensor] = []
-
-    def run_row(row: Row) -> None:
-        _give_up_in_a_hurry(state, events)
-        state.optimizer.zero_grad(set_to_none=True)
-        loss = state.model(collate(row).to(accelerator.device)) * (1 / targets)
-        accelerator.backward(loss)
-        for parameter in state.trainable().values():
-            if parameter.grad is not None:
-                before = sums.get(parameter)
-                sums[parameter] = parameter.grad if before is None else before.add_(parameter.grad)
-        losses.append(loss.detach())
-
-    in_rows_that_fit(state, examples, run_row, events.incident)
-    state.optimizer.zero_grad(set_to_none=True)
-    if not losses:
-        return None
-    aside = state.mishaps.set_aside
-    left = sum(e.trained_tokens for e in examples if name_of(e) not in aside)
-    for parameter, gradient in sums.items():
-        parameter.grad = gradient if left == targets else gradient.mul_(targets / left)
-    return torch.stack(losses).sum() * (targets / left)
 
 
 def evaluate(

@@ -14,7 +14,7 @@ from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.packing import collate, pack, shares
 from discord_lora.finetuning.activations import checkpoint_layers, checkpointing_layers
-from discord_lora.finetuning.mishaps import LONGEST_PAUSE, TRIES_ALONE, Incident
+from discord_lora.finetuning.mishaps import LONGEST_PAUSE, TRIES_ALONE, Incident, name_of
 from discord_lora.finetuning.processes import is_sharded, smallest
 from discord_lora.finetuning.training_state import TrainingState
 from discord_lora.hardware import is_out_of_memory, memory_must_suffice
@@ -115,6 +115,44 @@ def clipped_norm(state: TrainingState) -> float:
         clip = partial(torch.nn.utils.clip_grad_norm_, parameters, limit)
         norm = unless_memory_runs_out(clip)
         return float(clip() if norm is None else norm)
+
+
+def accumulate_row_by_row(
+    state: TrainingState,
+    examples: Sequence[TokenizedExample],
+    before_row: Callable[[], None],
+    incident: Incident,
+) -> Tensor | None:
+    """Add the gradients of one step's loss; a row that fails in the middle leaves nothing behind.
+
+    It takes a second set of gradients, which is why it is not the usual way. What `before_row`
+    raises passes through. Returns None if all examples had to be set aside.
+    """
+    accelerator = state.accelerator
+    targets = sum(example.trained_tokens for example in examples)
+    sums: dict[Tensor, Tensor] = {}
+    losses: list[Tensor] = []
+
+    def run_row(row: Row) -> None:
+        before_row()
+        state.optimizer.zero_grad(set_to_none=True)
+        loss = state.model(collate(row).to(accelerator.device)) * (1 / targets)
+        accelerator.backward(loss)
+        for parameter in state.trainable().values():
+            if parameter.grad is not None:
+                before = sums.get(parameter)
+                sums[parameter] = parameter.grad if before is None else before.add_(parameter.grad)
+        losses.append(loss.detach())
+
+    in_rows_that_fit(state, examples, run_row, incident)
+    state.optimizer.zero_grad(set_to_none=True)
+    if not losses:
+        return None
+    aside = state.mishaps.set_aside
+    left = sum(e.trained_tokens for e in examples if name_of(e) not in aside)
+    for parameter, gradient in sums.items():
+        parameter.grad = gradient if left == targets else gradient.mul_(targets / left)
+    return torch.stack(losses).sum() * (targets / left)
 
 
 def in_rows_that_fit(

@@ -20,7 +20,11 @@ from discord_lora.console import UserError, plainly
 from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.packing import TrainingPlan
 from discord_lora.finetuning.checkpoints import saved_steps
-from discord_lora.finetuning.continuing import newest_progress, with_its_optimizer
+from discord_lora.finetuning.continuing import (
+    newest_progress,
+    settings_of_run,
+    with_its_optimizer,
+)
 from discord_lora.finetuning.forecast import loaded_state
 from discord_lora.finetuning.keep_awake import kept_awake
 from discord_lora.finetuning.out_of_memory import try_largest
@@ -57,6 +61,10 @@ class Run:
     @property
     def is_finished(self) -> bool:
         return self.folder.is_finished and not self.fresh
+
+    @property
+    def goes_on(self) -> bool:
+        return self.folder.holds_work and not (self.fresh or self.is_finished)
 
     @property
     def saved_steps(self) -> list[int]:
@@ -110,7 +118,7 @@ def look(run: Run) -> Found:
     )
     problems = [*problems_of(settings, facts), *problems_with_folders(settings)]
     doubts = [*doubts_of(settings, facts), *doubts_of_folders(run)]
-    if run.folder.holds_work and not (run.fresh or run.is_finished):
+    if run.goes_on:
         problems += refusals(lambda: check_optimizer(run, hardware))
     if PartialState().num_processes == 1:  # else each has a share only, and says so itself
         problems += refusals(lambda: check_memory(run.location, hardware, settings.quantization))
@@ -188,8 +196,9 @@ def check(run: Run, console: Console) -> None:
         plainly(console)("There is nothing to train: the adapter is finished.")
         return
     settings, hardware = run.settings, found.hardware
+    progress = newest_progress(run.folder.checkpoints) if run.goes_on else {}
     state = loaded_state(
-        settings,
+        settings_of_run(settings, progress, on_cuda=hardware.is_cuda, sharded=False),
         run.dataset,
         run.plan,
         run.location,

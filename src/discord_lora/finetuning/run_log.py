@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from discord_lora.analysis.morning.history import Kind, append_event
-from discord_lora.console import Interrupted, UserError, make_progress
+from discord_lora.console import Interrupted, UserError, make_progress, words_of
 from discord_lora.finetuning.calibration import seconds_since_start
 from discord_lora.finetuning.loop import HeldOutLoss, StepResult
 from discord_lora.finetuning.telemetry import CardWatch, Reading
@@ -82,6 +82,8 @@ class RunLog:
         self.go_on, self.talk = go_on, talk
         self.started = time.perf_counter()
         self.paused = 0.0
+        self.aside_since: float | None = None
+        self.slept = 0.0
         self.steps_taken = 0
         self.messages = 0
         self.tokens = 0
@@ -98,7 +100,11 @@ class RunLog:
             self.text = TextLog(logs.parent / LOG_FILE)
         self.card = CardWatch(hardware.device)
         self.watchdog = Watchdog(
-            incident=self.incident, write=self._write_line, slept=self._slept, first_step=first_step
+            incident=self.incident,
+            write=self._write_line,
+            slept=self._slept,
+            counter=lambda: self.training_seconds,
+            first_step=first_step,
         )
         self.progress = make_progress(console)
         self.bar = self.progress.add_task("training", total=steps, completed=first_step)
@@ -122,7 +128,7 @@ class RunLog:
         else:
             if not isinstance(error, UserError):
                 self._write_line("".join(traceback.format_exception(error)).rstrip())
-            self.ended("failed", str(error) or type(error).__name__)
+            self.ended("failed", words_of(error))
         if self.text:
             self.text.close()
 
@@ -181,8 +187,10 @@ class RunLog:
 
     @property
     def training_seconds(self) -> float:
-        """So far, without what was done aside."""
-        return time.perf_counter() - self.started - self.paused
+        """So far, without what was done aside and what the computer slept beside that."""
+        since = self.aside_since
+        now = time.perf_counter() if since is None else since
+        return now - self.started - self.paused - self.slept
 
     @property
     def memory(self) -> str:
@@ -273,18 +281,19 @@ class RunLog:
 
         `work` is what the watchdog calls it.
         """
-        started = time.perf_counter()
+        began = self.aside_since = time.perf_counter()
         try:
             with self.watchdog.beside(work):
                 yield
         finally:
-            self.paused += time.perf_counter() - started
+            self.paused += time.perf_counter() - began
+            self.aside_since = None
 
     def _memory(self, used: int) -> str:
         return f"memory {used / 1e9:.1f} of {self.hardware.total_bytes / 1e9:.1f} GB"
 
     def _slept(self, seconds: float) -> None:
-        self.paused += seconds
+        self.slept += seconds
 
     def _write_line(self, text: str) -> None:
         if self.text:

@@ -1,8 +1,7 @@
 """One training run from start or checkpoint to the finished adapter."""
 
-import math
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,19 @@ from rich.console import Console
 from torch import Tensor
 
 from discord_lora.adapter_folder import RunInfo
-from discord_lora.analysis.plan.timings import add_timing
 from discord_lora.base_model import load_base_model
 from discord_lora.console import UserError, plainly
 from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.packing import TrainingPlan
 from discord_lora.finetuning.adapter import attach_adapter, library_versions
-from discord_lora.finetuning.calibration import seconds_since_start, timing_of_run
+from discord_lora.finetuning.calibration import keep_timing, seconds_since_start
 from discord_lora.finetuning.checkpoints import Checkpoint, load_step
 from discord_lora.finetuning.continuing import check_identity, settings_of_run
 from discord_lora.finetuning.for_the_morning import Answering, report_at_the_end, what_failed
 from discord_lora.finetuning.keep_awake import kept_awake
 from discord_lora.finetuning.keeping import Keeper, newest_for_all
-from discord_lora.finetuning.loop import Ending, Events, GivenUpError, evaluate, fit
-from discord_lora.finetuning.measured import Measured
+from discord_lora.finetuning.loop import Ending, Events, fit
+from discord_lora.finetuning.measured import HeldOut, Moment
 from discord_lora.finetuning.mishaps import BAD_STEPS_IN_A_ROW
 from discord_lora.finetuning.out_of_memory import try_largest
 from discord_lora.finetuning.prediction import announce
@@ -46,9 +44,6 @@ from discord_lora.hardware import Hardware, detect_hardware
 from discord_lora.settings import Settings
 from discord_lora.typed_command import script_command, typed_command
 
-LEAST_STEPS_TIMED = 20
-"""Fewer steps say little about the next run."""
-
 
 @dataclass(slots=True)
 class Session:
@@ -65,11 +60,7 @@ class Session:
     """Newer checkpoints that were passed over, and why."""
     identity_hash: str
     """Ties checkpoints to the folder's identity."""
-    losses: dict[str, float] = field(default_factory=dict)
-    measured: Measured = field(default_factory=Measured)
-    measured_when_saved: Measured = field(default_factory=Measured)
-    measurement_due: bool = False
-    """Of the step that the run is at: there was no time for it."""
+    held_out: HeldOut = field(default_factory=HeldOut)
     answering: Answering | None = None
     """Answers the sample questions at each checkpoint."""
 
@@ -157,12 +148,7 @@ class Session:
                 + (f"going on after step {first_step:,}" if first_step else "starting")
             )
             keeper = Keeper(
-                self.state,
-                self.folder,
-                log,
-                stop,
-                self.settings.save_total_limit,
-                self.answering,
+                self.state, self.folder, log, stop, self.settings.save_total_limit, self.answering
             )
             adapter = self.train(keeper, first_step)
         with suppress(OSError):  # of TensorBoard on a full disk: the adapter is safe
@@ -172,11 +158,9 @@ class Session:
     @property
     def progress(self) -> dict[str, Any]:
         return {
-            "losses": self.losses,
+            **self.held_out.as_progress(),
             "token_budget": self.state.token_budget,
             "token_budget_set": self.settings.max_tokens_per_microbatch,
-            "measured": asdict(self.measured),
-            "measurement_due": self.measurement_due,
             "identity": self.identity_hash,
             "optimizer": self.state.optimizer_name,
             "device": self.hardware.name,
@@ -195,10 +179,7 @@ class Session:
     def _restore(self, checkpoint: Checkpoint) -> int:
         with foreign_content_explained(checkpoint.step):
             restore(self.state, checkpoint)
-            self.losses = dict(checkpoint.progress["losses"])
-            self.measured = Measured(**checkpoint.progress["measured"])
-            self.measured_when_saved = replace(self.measured)
-            self.measurement_due = bool(checkpoint.progress.get("measurement_due"))
+            self.held_out = HeldOut.of(checkpoint.progress)
         return checkpoint.step
 
     def train(self, keeper: Keeper, first_step: int) -> Path:
@@ -208,19 +189,7 @@ class Session:
             Interrupted: a stop was asked for; it says what is saved.
         """
         log = keeper.log
-        with log.aside("the try of the largest micro-batch"):
-            tokens = try_largest(self.state, log.incident, first_step)
-        if tokens:  # else all steps were done before
-            log.say(f"the largest micro-batch, {tokens:,} tokens, fits: {log.memory}")
-        announce(
-            self.state,
-            self.settings,
-            self.hardware,
-            log,
-            voice=self.info.voice.name,
-            first_step=first_step,
-            largest_row=tokens,
-        )
+        largest_row = self._look_ahead(log, first_step)
         start_up = seconds_since_start()
         self.state.model.register_forward_pre_hook(lambda *_: log.beat())  # each micro-batch
         self._measure_what_is_due(keeper, first_step)
@@ -237,27 +206,52 @@ class Session:
         )
         patience = self.settings.early_stopping_patience
         ending: Ending = "early"
-        if not self.measured.is_out_of_patience(patience):  # a run may be killed after that
+        if not self.held_out.measured.is_out_of_patience(patience):  # it may be killed after that
             ending = fit(self.state, events, first_step)
         if ending == "stopped":
             raise log.interrupted("Everything is saved.")
         training_seconds = log.training_seconds
-        last_step = self.measured.last_step if ending == "early" else self.state.plan.steps
-        early = ""
+        last_step, early = self.state.plan.steps, ""
         if ending == "finished":
             self._measure(keeper, "trained", last_step)
         else:
+            last_step = self.held_out.measured.last_step
             early = f"stopping early: no lower held-out loss in {patience} measurements"
             log.say(early)
         self._write_adapter(keeper, last_step, early)
         if ending == "finished":
             try:
-                self._keep_timing(
-                    training_seconds, first_step, tokens, start_up, keeper.save_seconds
+                keep_timing(
+                    self.state,
+                    self.settings,
+                    self.hardware,
+                    seconds=training_seconds,
+                    first_step=first_step,
+                    largest_row=largest_row,
+                    start_up_seconds=start_up,
+                    save_seconds=keeper.save_seconds,
                 )
             except Exception as error:  # the adapter is safe: this costs the next estimate, no more
                 log.say(f"no timing for the next estimate: {what_failed(error)}")
         return self.folder.path
+
+    def _look_ahead(self, log: RunLog, first_step: int) -> int:
+        """Try the largest micro-batch and say when the run ends; returns that one's tokens."""
+        with log.aside("the try of the largest micro-batch"):
+            tokens = try_largest(self.state, log.incident, first_step)
+        if tokens:  # else all steps were done before
+            log.say(f"the largest micro-batch, {tokens:,} tokens, fits: {log.memory}")
+        with log.aside("the prediction"):
+            announce(
+                self.state,
+                self.settings,
+                self.hardware,
+                log,
+                voice=self.info.voice.name,
+                first_step=first_step,
+                largest_row=tokens,
+            )
+        return tokens
 
     def _measure_what_is_due(self, keeper: Keeper, step: int) -> None:
         """Before the first step, and where a window that closed left no time for it.
@@ -266,21 +260,24 @@ class Session:
             Interrupted: a stop was asked for before the first step.
             UserError: the checkpoint before the first step cannot be written.
         """
-        if "base_nats_per_token" not in self.losses and not step:
+        if "base_nats_per_token" not in self.held_out.losses and not step:
             self._measure(keeper, "base", 0)
             # A place to go back to, and the proof that there is room for it.
             if error := self._save(keeper, 0):
                 raise error
-        if self.measurement_due:
+        was_due = self.held_out.due
+        if was_due:
             self._measure(keeper, "epoch", step)
+        # At once: a run that is killed before the next checkpoint need not measure it again.
+        if was_due and not self.held_out.due and (error := self._save(keeper, step)):
+            keeper.log.incident(
+                "not_saved", f"what was measured after step {step:,} is not saved. {error}"
+            )
 
     def _save(self, keeper: Keeper, step: int) -> UserError | None:
         """Returns why there is no checkpoint."""
-        error = keeper.save(step, self.progress, self.measured.best_step)
-        if error is None:
-            self.measured_when_saved = replace(self.measured)
-        else:
-            self.measured.lose_best(self.measured_when_saved)
+        error = keeper.save(step, self.progress, self.held_out.measured.best_step)
+        self.held_out.note_save(failed=error is not None)
         return error
 
     def _go_back(self, keeper: Keeper) -> int:
@@ -308,28 +305,28 @@ class Session:
             f"{BAD_STEPS_IN_A_ROW} steps in a row were not finite: going on from step {step:,} "
             f"with a learning rate of {rate:.1e}",
         )
-        if self.measurement_due:
+        if self.held_out.due:
             self._measure(keeper, "epoch", step)
         return step
 
     def _write_adapter(self, keeper: Keeper, last_step: int, early: str) -> None:
         weights = self._chosen_weights(keeper.log, last_step)
-        keeper.write_adapter(weights, self.info, self.measured.best_step)
+        keeper.write_adapter(weights, self.info, self.held_out.measured.best_step)
         # At once: whoever is killed from here on finds a run that has ended.
         chosen = f"the adapter is that of step {self.info.steps:,}"
         keeper.log.ended("finished", f"{early}; {chosen}" if early else chosen)
 
     def _chosen_weights(self, log: RunLog, last_step: int) -> dict[str, Tensor]:
         """Those with the lowest held-out loss; where no others had a lower one, the last."""
-        measured, state = self.measured, self.state
+        held_out, measured, state = self.held_out, self.held_out.measured, self.state
         weights, self.info.steps = state.whole_weights(), last_step
-        self._note("trained", measured.last)
+        held_out.note("trained", measured.last)
         if measured.best_step not in (0, last_step):
             best = load_step(self.folder.checkpoints, measured.best_step, state.trainable())
             if best is not None:
                 weights, self.info.steps = best.weights, best.step
-                self._note("last", measured.last)
-                self._note("trained", measured.best)
+                held_out.note("last", measured.last)
+                held_out.note("trained", measured.best)
                 log.say(f"the adapter is that of step {best.step:,}, with the lowest held-out loss")
             else:
                 log.incident(
@@ -337,83 +334,14 @@ class Session:
                     f"the checkpoint of step {measured.best_step:,}, with the lowest held-out "
                     "loss, is gone or damaged: the adapter is that of the last step",
                 )
-        self.info.losses = self.losses
+        self.info.losses = held_out.losses
         return weights
 
-    def _keep_timing(
-        self,
-        seconds: float,
-        first_step: int,
-        largest_row: int,
-        start_up_seconds: float,
-        save_seconds: float,
-    ) -> None:
-        """What this run took, for the next estimate."""
-        done = self.state.plan.steps - first_step
-        if self.state.accelerator.num_processes > 1 or done < LEAST_STEPS_TIMED:
-            return
-        timing = timing_of_run(
-            self.state,
-            self.settings,
-            self.hardware,
-            seconds=seconds,
-            first_step=first_step,
-            largest_row=largest_row,
-            start_up_seconds=start_up_seconds,
-            save_seconds=save_seconds,
-        )
-        add_timing(self.settings.logs_dir, timing)
-
-    def _measure(self, keeper: Keeper, name: str, step: int) -> bool:
-        """Measure the held-out loss. A stop that is asked for meanwhile loses nothing: within an
-        epoch it waits, and where there is no time for that, the measurement is made up for later.
-
-        Returns True when it has not become better for as long as the settings say.
-        """
-        log = keeper.log
-        total = sum(example.targets for example in self.state.validation)
-        bar = log.progress.add_task("measuring held-out loss", total=total)
-
-        def watch(messages: int) -> None:
-            log.progress.update(bar, completed=messages)
-            log.beat()
-            if self.state.accelerator.num_processes > 1:
-                return
-            if name == "epoch" and keeper.stop.in_a_hurry:
-                raise GivenUpError
-            if name != "epoch" and keeper.stop.made():
-                raise log.interrupted("Everything is saved.")
-
-        try:
-            with log.aside("the measurement of the held-out loss"):
-                loss = evaluate(self.state, watch, log.incident)
-        except GivenUpError:
-            self.measurement_due = True
-            return False
-        finally:
-            log.progress.remove_task(bar)
-        self.measurement_due = False
-        if loss is None:
-            return False
-        if not math.isfinite(loss.nats_per_token):
-            log.incident(
-                "not_finite",
-                f"the held-out loss after step {step:,} is {loss.nats_per_token}: it counts "
-                "neither for the best adapter nor for stopping early",
-            )
-            return False
-        log.held_out(step, loss)
-        figures = {
-            "nats_per_token": loss.nats_per_token,
-            "bits_per_character": loss.bits_per_character,
-        }
-        self._note(name, figures)
-        if step:
-            self.measured.note(step, figures, loss.messages)
-        return self.measured.is_out_of_patience(self.settings.early_stopping_patience)
-
-    def _note(self, name: str, figures: dict[str, float]) -> None:
-        self.losses |= {f"{name}_{figure}": value for figure, value in figures.items()}
+    def _measure(self, keeper: Keeper, moment: Moment, step: int) -> bool:
+        """True when the loss has not become better for as long as the settings say."""
+        self.held_out.measure(self.state, keeper, moment, step)
+        patience = self.settings.early_stopping_patience
+        return self.held_out.measured.is_out_of_patience(patience)
 
 
 def name_damaged(checkpoints: list[str], log: RunLog) -> None:

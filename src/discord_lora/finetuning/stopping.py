@@ -61,7 +61,7 @@ class StopRequest:
         if not self._reasons and self._files and now - self._looked >= LOOK_EVERY_SECONDS:
             self._looked = now
             for file in self._files:
-                if file.exists():
+                if _is_there(file):
                     self.ask(f"the file {file}")
                     _remove(file)
         if self._reasons and not self._said:
@@ -72,7 +72,7 @@ class StopRequest:
     def _clear(self) -> None:
         """A file from before the start was meant for another run."""
         for file in list(self._files):
-            if not file.exists():
+            if not _is_there(file):
                 continue
             if _remove(file):
                 self._say(f"{file} was there before the start and is removed")
@@ -81,10 +81,18 @@ class StopRequest:
                 self._say(f"{file} was there before the start and cannot be removed: not obeyed")
 
 
+def _is_there(file: Path) -> bool:
+    """False also where a drive does not answer for a moment: that must not end the night."""
+    try:
+        return file.exists()
+    except OSError:
+        return False
+
+
 def _remove(file: Path) -> bool:
     with suppress(OSError):
         file.unlink()
-    return not file.exists()
+    return not _is_there(file)
 
 
 @contextmanager

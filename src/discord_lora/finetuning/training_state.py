@@ -3,22 +3,15 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 from transformers import get_scheduler
 
-from discord_lora.analysis.plan.memory import (
-    RESERVE_BYTES,
-    MemoryPlan,
-    optimizer_bytes,
-    plan_memory,
-    usual_optimizer,
-)
+from discord_lora.analysis.plan.memory import MemoryPlan, optimizer_bytes, usual_optimizer
 from discord_lora.console import UserError
 from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.examples import TokenizedExample
@@ -26,15 +19,10 @@ from discord_lora.conversations.packing import (
     MicroBatch,
     TrainingPlan,
     collate,
-    divide,
     idle_batch,
     shares,
 )
-from discord_lora.finetuning.activations import (
-    checkpoint_layers,
-    gathered_bytes,
-    measure_activations,
-)
+from discord_lora.finetuning.activations import checkpoint_layers, decide_memory
 from discord_lora.finetuning.checkpoints import Checkpoint
 from discord_lora.finetuning.fast_paths import Paths, choose_paths
 from discord_lora.finetuning.mishaps import (
@@ -50,7 +38,6 @@ from discord_lora.finetuning.processes import (
     load_optimizer_state,
     prepare_sharding,
     sharded_like,
-    smallest,
     whole,
     whole_optimizer_state,
 )
@@ -215,42 +202,6 @@ def build_state(
         max_grad_norm=settings.max_grad_norm,
         optimizer_name=optimizer_kind,
         optimizer_bytes=optimizer_bytes(optimizer_kind),
-    )
-
-
-def decide_memory(
-    model: TrainingModel,
-    plan: TrainingPlan,
-    settings: Settings,
-    accelerator: Accelerator,
-    hardware: Hardware,
-    optimizer_kind: str,
-    *,
-    packing: bool,
-) -> MemoryPlan:
-    """Token budget and checkpointed layers, as set or as the free memory allows.
-
-    The same for all processes: that of the one with the least memory, and of the largest share
-    of each step.
-    """
-    activations = measure_activations(model, optimizer_bytes(optimizer_kind))
-    budget, checkpointing = settings.max_tokens_per_microbatch, settings.gradient_checkpointing
-    gathered = 0
-    if is_sharded(accelerator):
-        cast(FSDPModule, model).reshard()  # of what was gathered to be measured
-        gathered = gathered_bytes(model)
-    free = smallest(accelerator, hardware.free_bytes() - gathered)
-    return plan_memory(
-        activations,
-        free - RESERVE_BYTES[hardware.device.type],
-        [
-            max(sum(map(len, part)) for part in divide(examples, accelerator.num_processes))
-            for examples in plan.walk()
-        ],
-        max(map(len, plan.examples)),
-        token_budget=None if budget == "auto" else budget,
-        checkpointing=None if checkpointing == "auto" else checkpointing == "true",
-        packing=packing,
     )
 
 

@@ -47,7 +47,7 @@ class Watchdog:
     interpreter lock stops the watchdog as well.)
 
     `incident(what, sentence)` gets the reports, `write(text)` the stack, and `slept(seconds)` how
-    much of a suspended computer's time `time.perf_counter` counted. They are called in this thread.
+    much of a suspended computer's time `counter` counted. They are called in this thread.
     """
 
     def __init__(
@@ -56,12 +56,14 @@ class Watchdog:
         incident: Callable[[str, str], None],
         write: Callable[[str], None],
         slept: Callable[[float], None],
+        counter: Callable[[], float],
         first_step: int = 0,
         clock: Callable[[], float] = clock_that_counts_sleep,
     ) -> None:
         self._incident = incident
         self._write = write
         self._slept = slept
+        self._counter = counter
         self._clock = clock
         self._work = _step_after(first_step)
         self._step_began = self._last = clock()
@@ -105,7 +107,7 @@ class Watchdog:
             self._step_began = self._last = self._clock()
 
     def look(self, elapsed: float, counted: float) -> None:
-        """One look, `elapsed` seconds after the one before and `counted` of `perf_counter`."""
+        """One look, `elapsed` seconds after the one before and `counted` of the counter's."""
         gone = elapsed - POLL_SECONDS
         if gone > SLEPT_SECONDS:
             self._step_began += gone
@@ -149,10 +151,10 @@ class Watchdog:
 
     def _watch(self) -> None:
         while True:
-            began, counted = self._clock(), time.perf_counter()
+            began, counted = self._clock(), self._counter()
             if self._over.wait(POLL_SECONDS):
                 return
-            self.look(self._clock() - began, time.perf_counter() - counted)
+            self.look(self._clock() - began, self._counter() - counted)
 
 
 def _step_after(step: int) -> str:

@@ -37,7 +37,7 @@ step      `step, loss, learning_rate`; `messages_per_second, tokens_per_second` 
           gradient was not finite, or fp16 found its scale too high. On a card also `celsius, watts`
           and `throttled`, what slows it down in words with commas between
 held_out  `step, nats_per_token, bits_per_character, messages`
-saved     `step, seconds, bytes`
+saved     `step, seconds` (without those for which a full disk was waited for), `bytes`
 answers   `step, seconds, answers`: list of `prompt` (the end of it), `real`, `answer`
 incident  `step, what` (one word, such as `out_of_memory`), `sentence`; `went_back` also has
           `back_to`, the step from which the run goes on

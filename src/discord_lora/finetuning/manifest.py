@@ -1,0 +1,75 @@
+"""A checkpoint's manifest: the hash of each of its files, and of these hashes.
+
+It is written last and says of all others, and of itself, whether they are as they were saved.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+MANIFEST = "manifest.json"
+
+
+class _HashedFile:
+    """Hashes what it is given to write, whatever the disk makes of it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream = stream
+        self.digest = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return self.stream.write(data)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def write_file(path: Path, fill: Callable[[Any], object]) -> str:
+    """Write one file and flush it to the disk itself; returns the hash of what was to be in it."""
+    with path.open("wb") as stream:
+        hashed = _HashedFile(stream)
+        fill(hashed)
+        hashed.flush()
+        os.fsync(stream.fileno())
+    return hashed.digest.hexdigest()
+
+
+def damage(path: Path) -> str:
+    """Which files of a checkpoint are not as they were saved, in words; empty if all are.
+
+    Raises:
+        OSError: what is there cannot be read.
+    """
+    manifest = path / MANIFEST
+    if not manifest.is_file():  # nor a pipe, from which one would read for ever
+        return f"{MANIFEST} is missing"
+    text = manifest.read_bytes()
+    try:
+        hashes: dict[str, str] = json.loads(text)["files"]
+        names = {*hashes, *(file.name for file in path.iterdir())} - {MANIFEST}
+        if text != manifest_of(hashes):
+            return f"{MANIFEST} is damaged"
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return f"{MANIFEST} is damaged"
+    problems = (_damage_of(path / name, hashes.get(name)) for name in sorted(names))
+    return ", ".join(filter(None, problems))
+
+
+def _damage_of(file: Path, wanted: str | None) -> str:
+    if wanted is None:
+        return f"{file.name} does not belong to it"
+    if not file.is_file():
+        return f"{file.name} is missing"
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    return "" if found == wanted else f"{file.name} is damaged"
+
+
+def manifest_of(hashes: dict[str, str]) -> bytes:
+    """The one text for these hashes, with a hash of them: a change in it is not put on a file."""
+    own = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode("ascii")).hexdigest()
+    return json.dumps({"files": hashes, "sha256": own}, indent=2).encode("ascii")
