@@ -320,3 +320,32 @@ def test_failed_edits_and_signs_do_not_stop_an_answer(server, account, alice, ch
     answer = channel.wait_for_message(author=account, reply_to=question)
     answer.wait_until(lambda it: it.content.endswith("11"))
     assert len(channel.by(account)) == 1
+
+
+def test_the_same_words_to_somebody_else_are_another_answer(
+    server, account, alice, bob, channel, start
+):
+    bot = start()
+    bot.backend.hold.clear()
+    bot.backend.enqueue("lol", "lol")
+    first = channel.say(alice, "lora?")
+    server.wait_until(lambda: bot.backend.running)
+    second = channel.say(bob, "lora?")
+    server.wait_until(lambda: bot.client.answering.waiting, what="its waiting")
+    server.fail_next("POST", "/channels/*/messages", drop_request=True, skip=1)
+    bot.soon(bot.backend.hold.set)
+    channel.wait_for_message(author=account, reply_to=first)
+    channel.wait_for_message(author=account, reply_to=second)
+
+
+def test_a_question_that_is_taken_back_while_discord_takes_nothing_gets_no_answer(
+    server, account, alice, channel, start, monkeypatch
+):
+    monkeypatch.setattr(delivery, "RETRY_SECONDS", [1.0] * 9)
+    bot = start()
+    lost = server.fail_next("POST", "/channels/*/messages", status=503)
+    question = channel.say(alice, "lora?")
+    server.wait_until(lambda: lost.hits, what="a try")
+    question.delete()
+    server.wait_until(lambda: not bot.client.answering._channels, what="its end")
+    assert channel.by(account) == []
