@@ -162,10 +162,31 @@ def test_a_channel_that_is_closed_to_it_is_forgotten(server, account, alice, cha
     question = channel.say(alice, "lora?")
     channel.wait_for_message(author=account, reply_to=question)
     memory, history = bot.client.memory, bot.client.history
+    record = bot.client.journal.answer(str(question.id))
+    assert record.conversation is not None
     assert memory.knows(str(channel.id), str(question.id)) and channel.id in history._read
     channel.deny(account, Permissions.VIEW_CHANNEL)
     server.wait_until(lambda: str(channel.id) not in memory._channels)
-    assert channel.id not in history._read and not history._reading
+    server.wait_until(lambda: channel.id not in history._read)
+    assert record.conversation is None and not history._reading
+
+
+def test_what_was_deleted_while_the_connection_was_gone_is_no_longer_shown(
+    server, account, alice, bob, channel, start
+):
+    bot = start()
+    channel.say(bob, "hello")
+    secret = channel.say(alice, "my secret")
+    question = channel.say(bob, "lora?")
+    channel.wait_for_message(author=account, reply_to=question)
+    record = bot.client.journal.answer(str(question.id))
+    assert "my secret" in contents(record.conversation.messages)
+    server.gateway.refuse(0.2)
+    server.gateway.abort()
+    server.gateway.forget_sessions()
+    secret.delete()
+    server.wait_until(lambda: record.conversation is None, timeout=30)
+    assert not bot.client.memory.knows(str(channel.id), str(secret.id))
 
 
 def test_direct_messages_that_were_missed(server, account, alice, start, channel):
