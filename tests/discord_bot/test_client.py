@@ -112,6 +112,13 @@ def test_roles_count_in_direct_messages_too(server, account, alice, bob, guild, 
         assert len(direct.by(account)) == count
 
 
+def test_it_answers_to_a_new_nickname_at_once(account, alice, guild, channel, start):
+    start()
+    guild.change_member(account, nick="Robo")
+    question = channel.say(alice, "robo, are you there?")
+    channel.wait_for_message(author=account, reply_to=question)
+
+
 def test_the_default_voice_is_not_called_by_the_word_bot(server, account, alice, channel, start):
     bot = start(backend=FakeBackend(server_voice("Bot")))
     channel.say(alice, "is this a bot?")

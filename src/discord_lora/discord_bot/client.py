@@ -190,7 +190,8 @@ class BotClient(discord.Client):
         self._forget_what_is_closed(after.guild)
 
     async def on_member_update(self, _before: discord.Member, after: discord.Member) -> None:
-        """Without the members' intent only of the bot itself."""
+        """Without the members' intent only of the bot itself: its roles or its nickname."""
+        self.manners.be_called(self.names())
         self._forget_what_is_closed(after.guild)
 
     async def on_raw_thread_delete(self, payload: discord.RawThreadDeleteEvent) -> None:
