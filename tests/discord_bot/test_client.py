@@ -391,6 +391,16 @@ def test_a_failure_is_apologised_for_once_until_it_works_again(
     assert APOLOGY not in contents(bot.backend.requests[-1].conversation.messages)
 
 
+def test_an_answer_that_discord_refuses_for_good_is_acknowledged(
+    server, account, alice, channel, start
+):
+    start()
+    server.fail_next("POST", "/channels/*/messages", status=403, code=50013)
+    question = channel.say(alice, "hi lora")
+    question.wait_until(lambda it: account in it.reactions.get(HEARD_SIGN, []))
+    assert channel.by(account) == []
+
+
 def test_a_question_that_is_taken_back_is_not_answered(server, account, alice, channel, start):
     bot = start()
     bot.backend.hold.clear()
