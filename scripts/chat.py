@@ -115,6 +115,8 @@ def converse(dialogue: "Dialogue") -> None:
 
 def show(dialogue: "Dialogue", pieces: Iterator[str] | None) -> None:
     """Print an answer as it comes; Ctrl+C ends it and keeps what was heard."""
+    from discord_lora.inference.backend import GenerationFailed
+
     if pieces is None:
         print("(nothing was said yet)")
         return
@@ -125,6 +127,8 @@ def show(dialogue: "Dialogue", pieces: Iterator[str] | None) -> None:
             sys.stdout.flush()
     except KeyboardInterrupt:
         pieces.close()  # type: ignore[attr-defined]
+    except GenerationFailed as error:
+        print(f"(the answer failed: {error}; the talk goes on)", end="")
     print()
 
 

@@ -53,6 +53,24 @@ def test_a_conversation_with_its_commands(monkeypatch, adapters, capsys):
     assert "never" not in out
 
 
+def test_a_failed_answer_does_not_end_the_talk(monkeypatch, adapters, capsys):
+    from discord_lora.inference.batch import Batch
+
+    start, failures = Batch.start, [RuntimeError("no such kernel")]
+
+    def fails_once(batch, answer):
+        if failures:
+            raise failures.pop()
+        start(batch, answer)
+
+    monkeypatch.setattr(Batch, "start", fails_once)
+    monkeypatch.setattr("sys.stdin", io.StringIO("hi\nagain\n"))
+    capsys.readouterr()
+    assert chat(monkeypatch, adapters) == 0
+    out = capsys.readouterr().out
+    assert out.count("Ada: ") == 2 and out.count("the answer failed: RuntimeError") == 1
+
+
 def test_the_end_of_the_input_ends_the_conversation(monkeypatch, adapters, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("hi\n"))
     assert chat(monkeypatch, adapters) == 0

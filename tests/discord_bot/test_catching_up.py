@@ -162,10 +162,31 @@ def test_a_channel_that_is_closed_to_it_is_forgotten(server, account, alice, cha
     question = channel.say(alice, "lora?")
     channel.wait_for_message(author=account, reply_to=question)
     memory, history = bot.client.memory, bot.client.history
+    record = bot.client.journal.answer(str(question.id))
+    assert record.conversation is not None
     assert memory.knows(str(channel.id), str(question.id)) and channel.id in history._read
     channel.deny(account, Permissions.VIEW_CHANNEL)
     server.wait_until(lambda: str(channel.id) not in memory._channels)
-    assert channel.id not in history._read and not history._reading
+    server.wait_until(lambda: channel.id not in history._read)
+    assert record.conversation is None and not history._reading
+
+
+def test_what_was_deleted_while_the_connection_was_gone_is_no_longer_shown(
+    server, account, alice, bob, channel, start
+):
+    bot = start()
+    channel.say(bob, "hello")
+    secret = channel.say(alice, "my secret")
+    question = channel.say(bob, "lora?")
+    channel.wait_for_message(author=account, reply_to=question)
+    record = bot.client.journal.answer(str(question.id))
+    assert "my secret" in contents(record.conversation.messages)
+    server.gateway.refuse(0.2)
+    server.gateway.abort()
+    server.gateway.forget_sessions()
+    secret.delete()
+    server.wait_until(lambda: record.conversation is None, timeout=30)
+    assert not bot.client.memory.knows(str(channel.id), str(secret.id))
 
 
 def test_direct_messages_that_were_missed(server, account, alice, start, channel):
@@ -320,3 +341,32 @@ def test_failed_edits_and_signs_do_not_stop_an_answer(server, account, alice, ch
     answer = channel.wait_for_message(author=account, reply_to=question)
     answer.wait_until(lambda it: it.content.endswith("11"))
     assert len(channel.by(account)) == 1
+
+
+def test_the_same_words_to_somebody_else_are_another_answer(
+    server, account, alice, bob, channel, start
+):
+    bot = start()
+    bot.backend.hold.clear()
+    bot.backend.enqueue("lol", "lol")
+    first = channel.say(alice, "lora?")
+    server.wait_until(lambda: bot.backend.running)
+    second = channel.say(bob, "lora?")
+    server.wait_until(lambda: bot.client.answering.waiting, what="its waiting")
+    server.fail_next("POST", "/channels/*/messages", drop_request=True, skip=1)
+    bot.soon(bot.backend.hold.set)
+    channel.wait_for_message(author=account, reply_to=first)
+    channel.wait_for_message(author=account, reply_to=second)
+
+
+def test_a_question_that_is_taken_back_while_discord_takes_nothing_gets_no_answer(
+    server, account, alice, channel, start, monkeypatch
+):
+    monkeypatch.setattr(delivery, "RETRY_SECONDS", [1.0] * 9)
+    bot = start()
+    lost = server.fail_next("POST", "/channels/*/messages", status=503)
+    question = channel.say(alice, "lora?")
+    server.wait_until(lambda: lost.hits, what="a try")
+    question.delete()
+    server.wait_until(lambda: not bot.client.answering._channels, what="its end")
+    assert channel.by(account) == []

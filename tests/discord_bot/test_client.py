@@ -112,6 +112,13 @@ def test_roles_count_in_direct_messages_too(server, account, alice, bob, guild, 
         assert len(direct.by(account)) == count
 
 
+def test_it_answers_to_a_new_nickname_at_once(account, alice, guild, channel, start):
+    start()
+    guild.change_member(account, nick="Robo")
+    question = channel.say(alice, "robo, are you there?")
+    channel.wait_for_message(author=account, reply_to=question)
+
+
 def test_the_default_voice_is_not_called_by_the_word_bot(server, account, alice, channel, start):
     bot = start(backend=FakeBackend(server_voice("Bot")))
     channel.say(alice, "is this a bot?")
@@ -382,6 +389,16 @@ def test_a_failure_is_apologised_for_once_until_it_works_again(
     question = channel.say(alice, "and again, lora?")
     assert channel.wait_for_message(author=account, reply_to=question).content == APOLOGY
     assert APOLOGY not in contents(bot.backend.requests[-1].conversation.messages)
+
+
+def test_an_answer_that_discord_refuses_for_good_is_acknowledged(
+    server, account, alice, channel, start
+):
+    start()
+    server.fail_next("POST", "/channels/*/messages", status=403, code=50013)
+    question = channel.say(alice, "hi lora")
+    question.wait_until(lambda it: account in it.reactions.get(HEARD_SIGN, []))
+    assert channel.by(account) == []
 
 
 def test_a_question_that_is_taken_back_is_not_answered(server, account, alice, channel, start):

@@ -45,6 +45,15 @@ def ask(channel, account, user, text="hi lora"):
     return answer
 
 
+def ask_for_two(server, channel, account, user):
+    """An answer of two messages, both remembered."""
+    first = ask(channel, account, user)
+    server.wait_until(lambda: len(channel.by(account)) == 2)
+    journal, second = RunningBot.newest.client.journal, channel.by(account)[1]
+    server.wait_until(lambda: journal.answer(str(second.id)), what="its being remembered")
+    return first, second
+
+
 def test_status_and_persona_are_for_everybody(alice, start, use):
     start()
     status = use(alice, "status")
@@ -229,6 +238,19 @@ def test_reload_takes_names_below_adapters_only(owner, start, use, tmp_path):
     assert bot.backend.reloaded == [tmp_path / "adapters" / "other"]
 
 
+def test_after_reload_an_answer_is_written_anew_as_a_whole(
+    server, account, alice, owner, channel, start, use, tmp_path
+):
+    bot = start()
+    bot.backend.enqueue("one " * 700, "short")
+    first, _ = ask_for_two(server, channel, account, alice)
+    (tmp_path / "adapters" / "other").mkdir(parents=True)
+    use(owner, "reload", adapter="other")
+    assert use(owner, "why", message=str(first.id)).endswith(PROMPT_IS_GONE)
+    assert pick(server, alice, first, "Regenerate") == "Written anew."
+    assert contents(channel.by(account)) == ["short"]
+
+
 # --- menus ------------------------------------------------------------------------------------
 
 
@@ -251,6 +273,17 @@ def test_regenerate_writes_the_answer_anew_in_its_place(server, account, alice, 
     assert contents(bot.backend.requests[-1].conversation.messages) == ["hi lora"]
     assert pick(server, owner, answer, "Regenerate") == "Written anew."
     assert "".join(it.content for it in channel.by(account)).replace(" ", "") == "two" * 700
+
+
+def test_regenerate_writes_into_what_is_left_of_an_answer(server, account, alice, channel, start):
+    bot = start()
+    bot.backend.enqueue("one " * 700, "short")
+    first, second = ask_for_two(server, channel, account, alice)
+    assert pick(server, alice, first, "Delete") == "Deleted."
+    memory = bot.client.memory
+    server.wait_until(lambda: memory.was_deleted(str(channel.id), str(first.id)))
+    assert pick(server, alice, second, "Regenerate") == "Written anew."
+    assert contents(channel.by(account)) == ["short"]
 
 
 def test_regenerate_keeps_to_cool_down_and_quiet(

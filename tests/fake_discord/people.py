@@ -141,6 +141,8 @@ class Guild:
             member.nick = nick or member.nick
             payload = {"guild_id": str(self.id), **payloads.member(member)}
             self._tell("GUILD_MEMBER_UPDATE", payload, Intents.GUILD_MEMBERS)
+            if isinstance(user, Bot):  # hears of itself whatever its intents
+                self.world.tell(Event("GUILD_MEMBER_UPDATE", same_for_all(payload), bot=user))
 
     def add_channel(self, name: str, topic: str | None = None) -> Channel:
         with self.world.changed:

@@ -235,6 +235,24 @@ def test_time_limits(folder):
     assert run(test()) == ([TooSlow, TooSlow], "some words")
 
 
+def test_the_rate_is_that_of_all_answers_together(folder):
+    server = FakeServer()
+
+    async def test():
+        async with connected(server, folder) as backend:
+            server.before = asyncio.Event()
+            began = asyncio.get_running_loop().time()
+            tasks = [asyncio.create_task(answer(backend, asks(channel=it))) for it in "ab"]
+            await asyncio.sleep(0.3)
+            server.before.set()
+            await asyncio.gather(*tasks)
+            seconds = asyncio.get_running_loop().time() - began
+            return backend.status().tokens_per_second, 4 / seconds
+
+    measured, least = run(test())
+    assert least <= measured < 4 / 0.2
+
+
 def test_the_line_is_bounded_and_the_unaddressed_go_first(folder):
     server = FakeServer()
 

@@ -167,10 +167,16 @@ class Answering:
                 self._channels.pop(target.id, None)
 
     def _leave_to_later(self, question: Question, error: BaseException) -> None:
-        """Discord took nothing for minutes: history shows the question when it does again."""
+        """Discord took nothing for minutes: history shows the question when it does again.
+
+        What it refuses for good stays open.
+        """
+        seen = question.seen
         if may_pass(error):
-            self.journal.forget_decision(question.seen.id)
+            self.journal.forget_decision(seen.id)
             self.history.forget(question.message.channel.id)
+        elif not self.memory.answers_to(seen.channel_id, seen.id):
+            self._say_that_it_stays_open(question)
 
     def _next(self, channel: _Channel) -> Question | None:
         if channel.waiting:

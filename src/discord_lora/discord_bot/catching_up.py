@@ -36,6 +36,9 @@ RETRY_SECONDS = (0.5, 1, 2, 4)
 Missed = Callable[[discord.Message, SeenMessage, bool], Awaitable[bool]]
 """Gets a message that was not answered, and whether it has the hourglass; says if it will be."""
 
+Gone = Callable[[int, Iterable[int]], Awaitable[None]]
+"""Gets a channel's id, and those of messages that were deleted there unseen."""
+
 Page = list[tuple[discord.Message, SeenMessage]]
 
 Name = Callable[[Sequence[discord.Message]], Awaitable[None]]
@@ -52,6 +55,7 @@ class History:
         bot_id: int,
         is_known: Callable[[str], bool],
         missed: Missed,
+        gone: Gone,
         name: Name,
         clock: Callable[[], datetime],
     ) -> None:
@@ -59,12 +63,14 @@ class History:
         Args:
             is_known: whether a message, by id, was heard when it was written.
             missed: called in order for what was not.
+            gone: called for what was remembered and stands there no longer.
             name: called for what was fetched, before anything is made of it.
         """
         self.memory = memory
         self.bot_id = bot_id
         self.is_known = is_known
         self.missed = missed
+        self.gone = gone
         self.name = name
         self.clock = clock
         self._round = 0
@@ -169,7 +175,8 @@ class History:
         if not oldest_first:
             return
         shown = [seen.id for _, seen in oldest_first]
-        self.memory.deleted(channel_id, self.memory.missing_in(channel_id, shown))
+        if deleted := self.memory.missing_in(channel_id, shown):
+            await self.gone(int(channel_id), map(int, deleted))
         # What was missed is answered out of what stood there before it, however far back.
         self.memory.widen(channel_id, len(oldest_first) + MESSAGES_PER_CHANNEL)
         for _, seen in oldest_first:

@@ -121,6 +121,7 @@ class BotClient(discord.Client):
             bot_id=user.id,
             is_known=lambda message_id: self.journal.decision(message_id) is not None,
             missed=self._take_up_missed,
+            gone=self._gone,
             name=self.lookups.name,
             clock=self.clock,
         )
@@ -189,7 +190,8 @@ class BotClient(discord.Client):
         self._forget_what_is_closed(after.guild)
 
     async def on_member_update(self, _before: discord.Member, after: discord.Member) -> None:
-        """Without the members' intent only of the bot itself."""
+        """Without the members' intent only of the bot itself: its roles or its nickname."""
+        self.manners.be_called(self.names())
         self._forget_what_is_closed(after.guild)
 
     async def on_raw_thread_delete(self, payload: discord.RawThreadDeleteEvent) -> None:
@@ -248,7 +250,7 @@ class BotClient(discord.Client):
         await self.backend.reload(folder)
         self.adapter = folder
         self.memory.voice = self.backend.voice
-        self.journal.forget_answers()
+        self.journal.forget(lambda _: True)  # their prompts were another adapter's
         self.manners.be_called(self.names())
 
     async def finish_answers(self, seconds: float = FINISH_SECONDS) -> None:
@@ -284,6 +286,7 @@ class BotClient(discord.Client):
 
     def _forget_channel(self, channel_id: int) -> None:
         self.memory.forget_channel(str(channel_id))
+        self.journal.forget_channel(str(channel_id))
         self.history.forget(channel_id)
 
     def _remember_direct(self, channel_id: int) -> None:

@@ -41,7 +41,10 @@ _IN_AGAIN = (
     "in between counts again, too, as far as it still stands in the channels: delete what should "
     "stay out."
 )
-PROMPT_IS_GONE = "The prompt is no longer kept: something in it was deleted or forgotten."
+PROMPT_IS_GONE = (
+    "The prompt is no longer kept: something in it was deleted or forgotten, or it was another "
+    "adapter's."
+)
 QUESTION_IS_GONE = "What that answered was deleted or forgotten: there is nothing to answer."
 _LAST_ID = re.compile(r"(\d{15,20})/?\s*$")
 

@@ -131,32 +131,37 @@ class AnswerMessages:
 
     async def _send(self, index: int, text: str) -> discord.PartialMessage:
         question = self.question if index == 0 else None
-        if index == 0 and self.is_withdrawn():
-            raise Withdrawn
-
         tries = 0
 
         async def send() -> int:
             nonlocal tries
             found = self.find_first() if index == 0 else None
             if found is None and tries:
-                found = await self._came_through(text)
+                found = await self._came_through(text, question)
             tries += 1
             if found is not None:
                 return found
+            if index == 0 and self.is_withdrawn():
+                raise Withdrawn
             return await self._post(text, question, f"{self.nonce}:{index}")
 
         message_id = await persistently(send, "sending")
         standing: discord.PartialMessage = self.channel.get_partial_message(message_id)
         return standing
 
-    async def _came_through(self, text: str) -> int | None:
-        """Id of a message that Discord took although its answer got lost."""
+    async def _came_through(self, text: str, question: discord.Message | None) -> int | None:
+        """Id of a message that Discord took although its answer got lost.
+
+        The same words in reply to somebody else are another answer.
+        """
+        answers = {None, question.id if question else None}
         after_id = self.standing[-1].id if self.standing else self.after_id
         with suppress(discord.Forbidden):
             later = self.channel.history(limit=LOOK_AT, after=discord.Object(after_id))
             async for message in later:
-                if message.author.id == self.bot_id and message.content == text.strip():
+                replied_to = message.reference.message_id if message.reference else None
+                is_own = message.author.id == self.bot_id and replied_to in answers
+                if is_own and message.content == text.strip():
                     found: int = message.id
                     return found
         return None

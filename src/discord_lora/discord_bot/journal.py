@@ -53,14 +53,16 @@ class Journal:
         while len(self._answers) > ANSWERS:
             self._answers.popitem(last=False)
 
-    def forget_answers(self) -> None:
-        """Their prompts were another adapter's."""
-        self._answers.clear()
-
     def forget(self, is_meant: Callable[[Message], bool]) -> None:
         """Keep no conversation that holds such a message."""
         for record in self._answers.values():
             if record.conversation and any(map(is_meant, record.conversation.messages)):
+                record.conversation = None
+
+    def forget_channel(self, channel_id: str) -> None:
+        """Keep no conversation of a channel that is gone."""
+        for record in self._answers.values():
+            if record.channel_id == channel_id:
                 record.conversation = None
 
     def decision(self, message_id: str) -> Decision | None:

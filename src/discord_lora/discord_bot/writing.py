@@ -61,7 +61,12 @@ class Writer:
     async def write_anew(self, record: AnswerRecord, channel: Any) -> str:
         """Into the messages that the answer has. Raises as `write` does: they stay as they were."""
         messages = self._messages(record, channel, None)
-        messages.standing = [channel.get_partial_message(it) for it in record.message_ids]
+        # What somebody deleted stays away, and the new text goes into what is left.
+        messages.standing = [
+            channel.get_partial_message(it)
+            for it in record.message_ids
+            if not self.memory.was_deleted(record.channel_id, str(it))
+        ]
         messages.nonce = secrets.token_hex(8)
         return await self._say(record, messages, addressed=True)
 

@@ -78,7 +78,9 @@ class OpenAIBackend:
         self._adapter = adapter
         self._line: WaitingLine[_Ticket] = WaitingLine(limits.waiting)
         self._running: set[_Ticket] = set()
-        self._replies, self._pieces, self._seconds = 0, 0, 0.0
+        self._replies, self._pieces = 0, 0
+        self._seconds, self._busy_since = 0.0, 0.0
+        """Of work that is over, and when what is running began."""
 
     @classmethod
     async def connect(cls, settings: Settings, folder: Path, report: Report) -> Self:
@@ -145,6 +147,8 @@ class OpenAIBackend:
             if ticket is None:
                 return
             self._line.remove(ticket)
+            if not self._running:
+                self._busy_since = asyncio.get_running_loop().time()
             self._running.add(ticket)
             ticket.task = asyncio.create_task(self._produce(ticket))
 
@@ -154,16 +158,18 @@ class OpenAIBackend:
             ticket.pieces.put_nowait(TooSlow())
 
     async def _produce(self, ticket: _Ticket) -> None:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
         try:
             outcome = await self._written(ticket)
             self._replies += outcome is None
             ticket.pieces.put_nowait(outcome)
         finally:
-            self._seconds += loop.time() - began
             self._running.discard(ticket)
+            if not self._running:
+                self._seconds += self._busy_seconds()
             self._start_more()
+
+    def _busy_seconds(self) -> float:
+        return asyncio.get_running_loop().time() - self._busy_since
 
     async def _written(self, ticket: _Ticket) -> Exception | None:
         """Hand out the answer; returns what went wrong."""
@@ -194,6 +200,7 @@ class OpenAIBackend:
         return TooSlow() if limit.expired() and not ticket.begun else None
 
     def status(self) -> BackendStatus:
+        seconds = self._seconds + (self._busy_seconds() if self._running else 0.0)
         return BackendStatus(
             name=self._server.name,
             model=self._server.model,
@@ -201,7 +208,7 @@ class OpenAIBackend:
             waiting=len(self._line),
             running=len(self._running),
             replies=self._replies,
-            tokens_per_second=self._pieces / self._seconds if self._seconds else 0.0,
+            tokens_per_second=self._pieces / seconds if seconds else 0.0,
             memory_bytes=0,
         )
 
