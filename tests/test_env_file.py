@@ -70,6 +70,17 @@ def test_a_line_is_read_as_it_was_meant(tmp_path_factory, value):
 
 
 @pytest.mark.parametrize(
+    "folder", [r"C:\Users\new\chat #1 #2", "Ben's chat #1", "x #1", r"C:\Ben's chat"]
+)
+def test_a_path_is_read_as_it_was_meant(tmp_path, folder):
+    path = tmp_path / ".env"
+    write_env(path, {"BASE_MODEL": folder, "BOT_NAME": folder, "SEED": "7"})
+    read = load_settings(env_file=path)
+    assert (read.bot_name, read.seed) == (folder, 7)
+    assert read.base_model == folder
+
+
+@pytest.mark.parametrize(
     "old",
     [
         'BOT_NAME="a#b"',

@@ -17,6 +17,7 @@ from discord_lora.conversations.dataset import make_dataset
 from discord_lora.messages.prepare import PrepareOptions, prepare
 from discord_lora.messages.training_data import read_training_data, write_line
 from discord_lora.settings import Settings
+from discord_lora.typed_command import quoted
 from fakes import chatter, contents, make_tokenizer, say
 from run_scripts import ROOT, run_here, start, tiny_model_folder, write_chat
 
@@ -167,6 +168,23 @@ def test_ticks_in_the_csv_are_what_is_chosen(small, monkeypatch, capsys):
     chosen = {message.id for message in read_training_data(out).messages if message.train}
     assert chosen == {row["key"].removeprefix("m") for row in rows[::3]}
     assert len(chosen) == 7
+
+
+def test_what_to_type_next_can_be_typed(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "my chats"
+    folder.mkdir()
+    path = write_chat(folder / "chat.jsonl", 60)
+    assert not run_here(monkeypatch, SCRIPT, path, "--hand-pick", "20")
+    assert not run_here(monkeypatch, SCRIPT, path, "--best", "20")
+    lines = capsys.readouterr().out.splitlines()
+    commands = [line for line in lines if line.startswith(("  ", "next: ", "then: "))]
+    for script, file in (
+        (SCRIPT, folder / "chat.hand_pick.csv"),
+        ("analyze", folder / "chat.filtered.jsonl"),
+        ("train_lora", folder / "chat.filtered.jsonl"),
+    ):
+        (line,) = [it for it in commands if script in it]
+        assert quoted(["x", str(file)]).removeprefix("x ") in line
 
 
 def test_private_data_is_marked_or_removed(small, monkeypatch, capsys):

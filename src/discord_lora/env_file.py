@@ -22,6 +22,8 @@ _VALUE = rf"(?:[ \t]*{_QUOTED}|[^\r\n]*?)"
 """What stands behind `=`: in quotes it may hold a `#`, and go on over several lines."""
 
 _NEEDS_QUOTES = re.compile(r"^['\"\s]|\s$|\s#|[\r\n]")
+_ESCAPED = re.compile(r"'|\\(?=[\\']|\Z)")
+"""What dotenv would take for the end of a text in single quotes, or for an escape."""
 
 EnvLine = tuple[str, str | None, str]
 """Key, value (None: the line has no `=`), and where it stands, for messages."""
@@ -81,9 +83,13 @@ def write_env(path: Path, values: Mapping[str, str]) -> Path | None:
 
 
 def env_line(key: str, value: str) -> str:
-    """A line of a `.env` that is read as this value."""
+    """A line of a `.env` that is read as this value, also where it is a path: of a quoted path
+    each backslash is itself, so that one is written only where it cannot be done without."""
     if _NEEDS_QUOTES.search(value):
-        value = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        if "'" in value and not {'"', "\\"} & set(value):
+            value = f'"{value}"'
+        else:
+            value = "'" + _ESCAPED.sub(r"\\\g<0>", value) + "'"
     return f"{key}={value}"
 
 

@@ -135,7 +135,7 @@ def check_optimizer(run: Run, hardware: Hardware) -> None:
 
 
 def room_of(run: Run, shape: ModelShape, hardware: Hardware) -> Room | None:
-    """On the disk, for an adapter on all linear layers; it is smaller on fewer."""
+    """On the disk."""
     settings = run.settings
     try:
         optimizer = optimizer_name(settings, on_cuda=hardware.is_cuda, sharded=False)
@@ -144,7 +144,7 @@ def room_of(run: Run, shape: ModelShape, hardware: Hardware) -> Room | None:
     try:
         return room_for(
             run.folder.path,
-            shape.lora_weights(settings.lora_r),
+            shape.lora_weights(settings.lora_r, settings.lora_target_modules),
             optimizer_bytes(optimizer),
             settings.save_total_limit,
         )

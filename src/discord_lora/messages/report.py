@@ -14,6 +14,7 @@ from discord_lora.messages.detect import Format
 from discord_lora.messages.output import file_hash, write_whole
 from discord_lora.messages.prepare import PrepareOptions
 from discord_lora.messages.sources.data_package import WHAT_IT_CAN_GIVE
+from discord_lora.typed_command import script_command
 
 _MOST_CHANNELS = 20
 _MOST_LINES = 10
@@ -132,8 +133,9 @@ def _first_of(lines: list[str]) -> list[str]:
 
 def what_next(out: Path) -> str:
     """What to type when `out` is the training data."""
-    file = "" if out == Path("data/training_data.jsonl") else f" --training-data-path {out}"
+    usual = out == Path("data/training_data.jsonl")
+    file = () if usual else ("--training-data-path", out)
     return (
-        f"next: python scripts/analyze_training_data.py{file}\n"
-        f"then: python training/train_lora.py{file}"
+        f"next: {script_command('scripts/analyze_training_data.py', *file)}\n"
+        f"then: {script_command('training/train_lora.py', *file)}"
     )

@@ -7,7 +7,9 @@ import torch
 
 from discord_lora.analysis.plan.disk import nearest_folder, room_for
 from discord_lora.analysis.plan.memory import optimizer_bytes
+from discord_lora.analysis.plan.model_shapes import MODELS
 from discord_lora.finetuning.checkpoints import Checkpoint, save_checkpoint
+from discord_lora.finetuning.preflight import room_of
 from discord_lora.finetuning.preflight_page import disk_problem, disk_text
 from discord_lora.finetuning.training_state import make_optimizer
 from discord_lora.settings import load_settings
@@ -55,6 +57,17 @@ def test_checkpoints_that_are_there_need_no_room_again(tmp_path, room):
     assert made.there_bytes == 30_000_000
     assert made.is_enough
     assert "30 MB of it there" in disk_text(made)
+
+
+def test_an_adapter_on_some_layers_needs_less_room(tmp_path):
+    def adapter(targets):
+        settings = load_settings({"lora_target_modules": targets}, env_file=None)
+        run = SimpleNamespace(settings=settings, folder=SimpleNamespace(path=tmp_path))
+        return room_of(run, MODELS[0], SimpleNamespace(is_cuda=False)).adapter_bytes
+
+    on_two = 30 * 16 * (576 + 576 + 576 + 192) * 4
+    assert adapter("q_proj,v_proj") == pytest.approx(on_two, rel=0.03)
+    assert adapter("all-linear") > 5 * on_two
 
 
 def test_the_disk_is_asked_at_the_nearest_folder_that_exists(tmp_path, monkeypatch):

@@ -118,6 +118,20 @@ def test_the_advice_puts_it_right():
     assert doubts_of(better, NIGHT) == []
 
 
+def test_as_many_epochs_as_the_steps_need_are_advised():
+    facts = replace(NIGHT, steps=1_000, steps_per_epoch=1_000)
+    (said,) = doubts_of(load_settings({"max_steps": 1_240}, env_file=None), facts)
+    assert "Set EPOCHS=2 if" in said
+
+
+def test_a_run_of_one_step_is_not_advised_what_is_refused():
+    settings = load_settings({"warmup_ratio": 0.03}, env_file=None)
+    assert fights.warmup_of_no_step(settings, replace(NIGHT, steps=1)).endswith("Set it to 0.")
+    assert "Set WARMUP_RATIO=0.1 for one" in fights.warmup_of_no_step(
+        settings, replace(NIGHT, steps=10)
+    )
+
+
 # With the predicted time -----------------------------------------------------------------------
 
 USUAL = RunTime(60, 3_600, 60, 30, "modelled", answers=30)

@@ -1,6 +1,7 @@
 """The plan of a night: the arithmetic that everybody knows, times, deadlines."""
 
 import json
+import re
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -103,6 +104,17 @@ def test_the_lines_for_env_give_the_same_steps():
     assert rates["a test"] == rates[ONE_EPOCH] == "0.0002"
     assert rates["two epochs"] == "0.00015"
     assert rates["three epochs"] == "0.0001"
+
+
+def test_nobody_is_told_to_watch_a_loss_that_is_not_measured(capsys):
+    plan = night(2_000)
+    assert "watch the held-out loss" in plan.recommendation.reason
+    without = plan_night(
+        SETTINGS, replace(plan.workday, validation=Work()), plan.fit, messages=2_000,
+        as_set=plan.as_set, largest_row=320,
+    )  # fmt: skip
+    assert "Nothing is held out" in without.recommendation.reason
+    assert without.recommendation.strategy == plan.recommendation.strategy
 
 
 @given(messages=st.integers(1, 10**6), per_step=st.integers(1, 64))
@@ -265,6 +277,7 @@ def test_what_no_card_has_shown_is_not_promised(capsys):
     show_plan(plan, SETTINGS, make_console())
     said = " ".join(capsys.readouterr().out.split())
     assert "(modelled, not measured on any card: within a factor of 2)" in said
+    assert "memory of the card | 11.57" in said
     timed = night(63_000, timing=timing())
     taken = timed.workday.run_time(timed.prices, 100)
     assert (taken.high, taken.label) == (taken.total * 1.1, "calibrated")
@@ -330,6 +343,13 @@ def test_durations_read_like_people_say_them():
     ]
 
 
+def test_an_end_beyond_this_week_has_its_date(capsys):
+    strategy = night(63_000).recommendation.strategy
+    for days, shown in ((2, r"ends at [A-Z][a-z]{2} \d\d:"), (9, r"ends at 2026-03-1\d \d\d:")):
+        taken = RunTime(0, days * 86_400, 0, 0, "calibrated")
+        assert re.search(shown, hints(Deadline(strategy, taken, 1e7, True), capsys, False))
+
+
 # Timings --------------------------------------------------------------------------------------
 
 
@@ -371,6 +391,15 @@ def test_more_checkpointing_than_was_timed_takes_longer():
     plan = night(16_000, timing=timed, settings=settings)
     assert plan.prices.time.token == pytest.approx(1.5 * timed.time.token)
     assert plan.peak_source == "modelled"
+
+
+def test_checkpointing_changes_neither_the_optimizer_nor_a_pass_forward():
+    timed = timing(time=replace(timing().time, forward=0.1))
+    settings = load_settings({"gradient_checkpointing": "true"}, env_file=None)
+    time = night(16_000, timing=timed, settings=settings).prices.time
+    assert (time.step, time.forward) == (timed.time.step, 0.1)
+    assert time.micro_batch == pytest.approx(1.5 * timed.time.micro_batch)
+    assert time.source == "calibrated"
 
 
 def test_a_pass_forward_costs_what_it_was_timed_at():

@@ -82,6 +82,15 @@ def test_the_page_keeps_to_80_columns_of_plain_characters(count):
     assert shown.isascii()
 
 
+def test_the_busiest_month_may_be_an_old_one():
+    month = 31 * 24 * 60
+    old = [say("Ann", f"we talk of {n} things", minute=n, id=f"old{n}") for n in range(9)]
+    later = [say("Bo", f"it is month {n}", minute=n * month, id=str(n)) for n in range(1, 80)]
+    _, report = made([*old, *later])
+    busiest = report.activity.months[0].month
+    assert f"busiest {busiest} with 9" in " ".join(page(report).split())
+
+
 def test_one_author_of_many_and_private_data_are_told_in_a_sentence():
     messages = [
         say("Ann" if n % 5 < 3 else f"p{n}", f"we talk of {n} things", minute=n, id=str(n))

@@ -10,6 +10,7 @@ from rich.text import Text
 from discord_lora.analysis.filtering.choose import Choice, Summary
 from discord_lora.analysis.report.data_report import Finding
 from discord_lora.console import printable
+from discord_lora.typed_command import script_command
 
 
 def print_choice(
@@ -41,9 +42,9 @@ def print_hand_pick(console: Console, path: Path, ticks: Path, count: int, among
         f"the best {count:,} of {among:,} messages are written to {ticks}",
         "Open it in a spreadsheet (in Excel with Data > From Text/CSV, the comma as delimiter),",
         "write an x into keep where a message is worth learning from, save it as CSV, then:",
-        f"  python scripts/filter_training_data.py {path} --picked {ticks}",
+        f"  {script_command('scripts/filter_training_data.py', path, '--picked', ticks)}",
     ):
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _before_and_after(before: Summary, after: Summary, total: int, kept: int) -> Table:

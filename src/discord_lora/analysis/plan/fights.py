@@ -4,6 +4,7 @@ A rule gets the settings and what is known of the run, and returns one sentence 
 do, or nothing.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -104,10 +105,10 @@ PROBLEMS: tuple[Rule, ...] = (
 def steps_beyond_the_epochs(settings: Settings, facts: Facts) -> str | None:
     if settings.max_steps <= facts.steps:
         return None
-    wanted = settings.max_steps / facts.steps_per_epoch
+    enough = math.ceil(settings.max_steps / facts.steps_per_epoch)
     return (
         f"MAX_STEPS={settings.max_steps} is never reached: EPOCHS={settings.epochs:g} ends after "
-        f"{facts.steps:,} steps. Set EPOCHS={wanted:.2g} if you want them all, or MAX_STEPS=0."
+        f"{facts.steps:,} steps. Set EPOCHS={enough} if you want them all, or MAX_STEPS=0."
     )
 
 
@@ -172,9 +173,11 @@ def warmup_of_no_step(settings: Settings, facts: Facts) -> str | None:
         or round(settings.warmup_ratio * facts.steps)
     ):
         return None
+    # Of a single step none is left to rise in.
+    one = f"WARMUP_RATIO={1 / facts.steps:.2g} for one step, or 0" if facts.steps > 1 else "it to 0"
     return (
-        f"WARMUP_RATIO={settings.warmup_ratio:g} of {facts.steps} steps is no step: the first one "
-        f"has the full rate. Set WARMUP_RATIO={1 / facts.steps:.2g} for one step, or 0."
+        f"WARMUP_RATIO={settings.warmup_ratio:g} of {facts.steps:,} steps is no step: the first "
+        f"one has the full rate. Set {one}."
     )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from discord_lora.analysis.plan.estimates import Fit, time_model_of
@@ -288,7 +288,11 @@ def plan_night(
         peak_bytes=timing.peak_bytes(largest_row) if timing and known else made.use.total,
         peak_source=timing.time.source if timing and known else "modelled",
         choices=choices,
-        recommendation=recommend([c.strategy for c in choices], looks_filtered=looks_filtered),
+        recommendation=recommend(
+            [c.strategy for c in choices],
+            looks_filtered=looks_filtered,
+            is_measured=day.validation.targets > 0,
+        ),
         workday=day,
         messages=messages,
         as_set=as_set,
@@ -302,7 +306,10 @@ def prices_of(made: Fit, settings: Settings, timing: Timing | None) -> Prices:
     if timing is not None:
         # With more layers checkpointed than when it was timed, each pass repeats more of itself.
         factor = (2 + share) / (2 + timing.checkpointed / timing.activations.layers)
-        time = timing.time if factor == 1 else timing.time.scaled(factor, "calibrated")
+        time = timing.time
+        if factor != 1:  # what goes forward alone, and the optimizer, know nothing of it
+            other = time.scaled(factor, "calibrated")
+            time = replace(other, step=time.step, forward=time.forward)
         return Prices(time, timing.start_up_seconds, timing.save_seconds, share)
     time = time_model_of(
         made.shape,

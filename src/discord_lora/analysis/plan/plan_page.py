@@ -75,6 +75,9 @@ def show_memory(plan: NightPlan, console: Console) -> None:
     if plan.peak_source != "modelled":
         table.add_row(f"together ({plan.peak_source})", f"{plan.peak_bytes / 1e9:.2f}")
     table.add_row("kept in reserve", f"{RESERVE_BYTES[made.machine.kind] / 1e9:.2f}")
+    # Cards of one name come with different memory, and another one may be meant.
+    there = "memory of the card" if made.machine.kind == "cuda" else "memory that is free now"
+    table.add_row(there, f"{made.machine.memory_bytes / 1e9:.2f}")
     table.add_row("stays free" if plan.fits else "missing", f"{abs(plan.left) / 1e9:.2f}")
     console.print(table)
     console.print(str(made.plan)[0].upper() + str(made.plan)[1:] + ".", markup=False)
@@ -174,10 +177,11 @@ def show_deadline(
             f"There is time for {deadline.strategy.steps:,} steps "
             f"({deadline.strategy.epochs:.2f} epochs); the learning rate falls to the end of them."
         )
-    day = "%H:%M:%S" if latest.date() == now.date() else "%a %H:%M:%S"
+    days = (latest.date() - now.date()).days
+    clock = f"{'' if not days else '%a ' if days < 7 else '%Y-%m-%d '}%H:%M:%S"
     console.print(
-        f"Started now it ends at {ends:{day}} ({duration(taken.total)}), at the latest about "
-        f"{latest:{day}} ({taken.label})."
+        f"Started now it ends at {ends:{clock}} ({duration(taken.total)}), at the latest about "
+        f"{latest:{clock}} ({taken.label})."
     )
     if taken.high > deadline.allowed_seconds:
         remark = "That would be too late"

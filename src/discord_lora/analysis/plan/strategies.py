@@ -107,8 +107,10 @@ class Recommendation:
     warning: str = ""
 
 
-def recommend(choices: list[Strategy], *, looks_filtered: bool = False) -> Recommendation:
-    """One of the choices over all the messages."""
+def recommend(
+    choices: list[Strategy], *, looks_filtered: bool = False, is_measured: bool = True
+) -> Recommendation:
+    """One of the choices over all the messages. `is_measured`: there is a held-out loss."""
     once = next(it for it in choices if it.name == ONE_EPOCH)
     epochs = 1 if once.steps >= ONE_EPOCH_FROM else 2 if once.steps >= TWO_EPOCHS_FROM else 3
     chosen = next(it for it in choices if it.epochs == epochs and not it.chosen)
@@ -125,10 +127,14 @@ def recommend(choices: list[Strategy], *, looks_filtered: bool = False) -> Recom
             f"Three epochs would show each message three times ({3 * once.messages:,} "
             "repetitions): the bot may recite them.",
         )
+    tells = (
+        " and watch the held-out loss, which tells when it gets too much."
+        if is_measured
+        else ". Nothing is held out that would tell when it gets too much (VALIDATION_FRACTION)."
+    )
     return Recommendation(
         chosen,
-        f"{trained}, too few to learn a voice in one pass: see them {epochs} times and watch the "
-        "held-out loss, which tells when it gets too much.",
+        f"{trained}, too few to learn a voice in one pass: see them {epochs} times{tells}",
     )
 
 

@@ -174,7 +174,7 @@ def _activity(console: Console, report: DataReport) -> None:
     )
     console.print(f"weekdays  {week}", markup=False)
     months = activity.months[-_MONTHS_SHOWN:]
-    top = max(months, key=lambda month: month.messages)
+    top = max(activity.months, key=lambda month: month.messages)
     shades = f"|{_shades([month.messages for month in months])}|"
     _say(
         console,
