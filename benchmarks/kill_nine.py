@@ -57,6 +57,8 @@ AFTER_A_LINE = {
 EVAL_EVERY_STEPS = 7
 STEPS_A_KILL = 8
 """As many steps more to train for each kill, so that each meets another part of the run."""
+LEAST_STEPS = 200
+"""Fewer are done before the latest moment of a kill."""
 LOOK_SECONDS = 0.005
 SHARE_ANYWHERE = 0.25
 """Of the kills at any moment of the program; the others hit saving, measuring or a step."""
@@ -90,7 +92,7 @@ class Torment:
         from run_scripts import tiny_model_folder, write_chat
 
         self.folder, self.draw = folder, draw
-        self.steps = 20 + STEPS_A_KILL * kills
+        self.steps = max(LEAST_STEPS, 20 + STEPS_A_KILL * kills)
         self.model = tiny_model_folder(folder)
         self.chat = write_chat(folder / "chat.jsonl", 300)
         self.done = 0

@@ -203,7 +203,7 @@ def test_a_step_that_hangs_is_reported_and_the_result_is_the_same(run):
     incidents = [it for it in read_events(run.tmp_path / "logs1" / "server-tiny") if "what" in it]
     # With one second as the limit, a busy machine may be slow elsewhere as well.
     hung = [it["sentence"] for it in incidents if it["what"] == "hung"]
-    assert sum(sentence.startswith("step 3 has been running for") for sentence in hung) == 1
+    assert any(sentence.startswith("step 3 has been running for") for sentence in hung)
     assert "went_on" in [it["what"] for it in incidents]
     text = (run.tmp_path / "logs1" / "training.log").read_text(encoding="utf-8")
     assert "stand_still" in text, "the log holds where the program stands"
