@@ -301,6 +301,21 @@ def test_when_busy_an_hourglass_stands_until_the_answer(server, account, alice, 
     second.wait_until(lambda it: not it.reactions)
 
 
+def test_who_asks_again_while_there_is_no_room_is_answered_once(
+    server, account, alice, channel, start, monkeypatch
+):
+    monkeypatch.setattr("discord_lora.discord_bot.answering.BUSY_SECONDS", [0.3] * 9)
+    bot = start()
+    bot.backend.enqueue(Busy(), Busy(), "to both")
+    first = channel.say(alice, "hi lora")
+    first.wait_until(lambda it: account in it.reactions.get(BUSY_SIGN, []))
+    again = channel.say(alice, "lora?")
+    answer = channel.wait_for_message(author=account, reply_to=again)
+    for question in (first, again):
+        question.wait_until(lambda it: not it.reactions)
+    assert channel.by(account) == [answer]
+
+
 def test_busy_for_long_it_answers_all_the_same(server, account, alice, channel, start, monkeypatch):
     monkeypatch.setattr("discord_lora.discord_bot.answering.BUSY_SECONDS", [0.02] * 2)
     bot = start()

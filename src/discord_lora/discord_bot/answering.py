@@ -208,6 +208,8 @@ class Answering:
             for seconds in BUSY_SECONDS:
                 if self.is_quiet(seen):
                     raise Withdrawn
+                if seen.author_id in channel.waiting:
+                    return False  # asked again meanwhile, and answered for both
                 try:
                     text = await self.writer.write(record, question.message.channel, replied_to)
                     break
