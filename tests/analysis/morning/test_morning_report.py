@@ -105,6 +105,12 @@ def test_a_finished_run_says_what_it_came_to(finished):
     assert finished.incidents == []
 
 
+def test_the_time_of_all_steps_is_not_compared_with_that_of_some():
+    report = report_of(start(0), plan(), *steps(1, 20, 10), end(60, sentence="stopping early"))
+    assert (report.state, report.steps_done) == ("finished", 20)
+    assert (report.seconds.predicted, report.seconds.real) == (100.0, None)
+
+
 def test_both_pages_show_its_figures(finished):
     for page in (page_of(finished), as_html(finished).decode()):
         for word in ("ada-tiny", "modelled", "1.25", "1.50", "2.5000", "lowest", "3.0 GB"):

@@ -170,7 +170,7 @@ def make_report(run: str, events: Sequence[Event], now: float) -> MorningReport:
             for before, after in itertools.pairwise(starts)
         ),
         starts=len(starts),
-        seconds=_seconds(starts, state),
+        seconds=_seconds(starts, state, steps),
         memory=_memory(newest, events),
         loss=thinned(losses),
         smooth_loss=thinned(smoothed(losses)),
@@ -189,10 +189,12 @@ def make_report(run: str, events: Sequence[Event], now: float) -> MorningReport:
     )  # fmt: skip
 
 
-def _seconds(starts: Sequence[Sitting], state: State) -> Compared:
-    """Of the whole run. It was predicted before the first start, and is known at the end."""
+def _seconds(starts: Sequence[Sitting], state: State, steps: int) -> Compared:
+    """Of the whole run. It was predicted before the first start, and is known at the end, unless
+    the run stopped early: the prediction was for all of its steps."""
     plan: Event = starts[0].plan if starts[0].first_step == 0 else {}
-    real = working_seconds(starts) if state == "finished" else None
+    is_whole = state == "finished" and starts[-1].last_step >= steps
+    real = working_seconds(starts) if is_whole else None
     return Compared(number(plan, "seconds"), real, text(plan, "label"))
 
 
