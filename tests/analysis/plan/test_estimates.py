@@ -179,7 +179,7 @@ def test_modelled_activations_are_the_counted_ones():
     lora = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear")
     model = TrainingModel(get_peft_model(make_model(hidden=128), lora))
     choose_paths(model)
-    counted = measure_activations(model, optimizer_bytes=2.0)
+    counted = measure_activations(model, moment_bytes=2.0)
     shape = ModelShape("tiny", 2, 128, 256, 128, 64, 400)
     modelled = activation_bytes(shape, Machine.of_card(TURING_11), 4)
     # Counted in fp32, modelled in 16 bit.
