@@ -285,8 +285,9 @@ class BotClient(discord.Client):
                 self._forget_channel(channel.id)
 
     def _forget_channel(self, channel_id: int) -> None:
-        self.memory.forget_channel(str(channel_id))
-        self.journal.forget_channel(str(channel_id))
+        place = str(channel_id)
+        self.memory.forget_channel(place)
+        self.journal.forget(lambda it: it.channel_id == place)
         self.history.forget(channel_id)
 
     def _remember_direct(self, channel_id: int) -> None:

@@ -59,12 +59,6 @@ class Journal:
             if record.conversation and any(map(is_meant, record.conversation.messages)):
                 record.conversation = None
 
-    def forget_channel(self, channel_id: str) -> None:
-        """Keep no conversation of a channel that is gone."""
-        for record in self._answers.values():
-            if record.channel_id == channel_id:
-                record.conversation = None
-
     def decision(self, message_id: str) -> Decision | None:
         return self._decisions.get(message_id)
 
