@@ -269,7 +269,7 @@ class Commands:
     # The menu of a message ------------------------------------------------------------------
 
     async def regenerate(self, interaction: Interaction, message: discord.Message) -> None:
-        record = self._answer_of(message)
+        record = await self._answer_of(message)
         if not await self._may_change(interaction, message, record):
             return
         if record is None:
@@ -292,7 +292,7 @@ class Commands:
             await tell(interaction, "Written anew." if is_new else "Nothing else came to mind.")
 
     async def delete(self, interaction: Interaction, message: discord.Message) -> None:
-        if await self._may_change(interaction, message, self._answer_of(message)):
+        if await self._may_change(interaction, message, await self._answer_of(message)):
             await message.delete()
             await tell(interaction, "Deleted.")
 
@@ -305,8 +305,10 @@ class Commands:
         answer = seen_message(message, message.author.id)
         return client.manners.objection_to_another(answer, str(user.id))
 
-    def _answer_of(self, message: discord.Message) -> AnswerRecord | None:
+    async def _answer_of(self, message: discord.Message) -> AnswerRecord | None:
         known = self.client.journal.answer(str(message.id))
+        if known is None:  # from before the start, and the channel may not have been read yet
+            await self.client.history.restore(message.channel)
         return known or self.client.writer.record_of(message)
 
     async def _may_change(
