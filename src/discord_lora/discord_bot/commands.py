@@ -108,13 +108,14 @@ class Commands:
         await tell(interaction, f"{text} Owners change it with /reload and another adapter.")
 
     async def reset(self, interaction: Interaction) -> None:
-        await interaction.response.send_message(RESET_NOTICE)
-        # The notice itself draws the line when it comes in; this is for the time until then.
+        # At once: an answer that is being written may be done before the notice has come in, which
+        # draws the line after a restart.
         channel_id = str(interaction.channel_id)
         self.client.memory.forget(channel_id, str(interaction.id))
         self.client.journal.forget(
             lambda it: it.channel_id == channel_id and int(it.id) <= interaction.id
         )
+        await interaction.response.send_message(RESET_NOTICE)
 
     async def optout(self, interaction: Interaction) -> None:
         user_id = str(interaction.user.id)
