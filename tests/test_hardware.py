@@ -6,7 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from discord_lora.hardware import Hardware, detect_hardware, is_out_of_memory
+from discord_lora.console import UserError
+from discord_lora.finetuning.training_state import foreign_content_explained
+from discord_lora.hardware import (
+    Hardware,
+    card_must_answer,
+    detect_hardware,
+    is_out_of_memory,
+)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +98,25 @@ def test_what_torch_holds_for_reuse_counts_as_free(monkeypatch):
 )
 def test_every_way_of_running_out_of_memory_is_known(error, out):
     assert is_out_of_memory(error) == out
+
+
+@pytest.mark.parametrize(
+    ("words", "is_the_cards"),
+    [
+        ("CUDA error: unspecified launch failure", True),
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", True),
+        ("CUDA error: device-side assert triggered", False),
+        ("CUDA error: an illegal memory access was encountered", False),
+    ],
+)
+def test_a_card_that_fails_is_one_sentence_and_a_bug_is_not(words, is_the_cards):
+    error = RuntimeError(f"{words}\nCUDA kernel errors might be asynchronously reported")
+    with pytest.raises(UserError if is_the_cards else RuntimeError) as caught, card_must_answer():
+        raise error
+    assert words in str(caught.value)
+    expected = RuntimeError if is_the_cards else UserError
+    with pytest.raises(expected), foreign_content_explained(5):
+        raise error
 
 
 def test_an_unknown_card_is_measured_and_a_known_one_has_its_own_memory(monkeypatch):

@@ -16,6 +16,7 @@ from discord_lora.analysis.morning.history import read_events
 from discord_lora.console import UserError, make_console
 from discord_lora.finetuning import keeping, measured, session
 from discord_lora.finetuning.training_model import TrainingModel
+from fake_hub import NAME, FakeHub
 from run_scripts import ROOT, run_here, start, tiny_model_folder, wait_for_steps, write_chat
 
 SCRIPT = "training/train_lora.py"
@@ -455,3 +456,22 @@ def test_a_window_closed_while_the_loss_is_measured_loses_nothing(tmp_path, monk
         for it in (tmp_path, again)
     ]
     assert ends[0] == ends[1]
+
+
+def test_a_model_of_the_hub_is_fetched_once_and_its_time_is_no_start_up(tmp_path):
+    write_chat(tmp_path / "chat.jsonl")
+    hub = FakeHub(tiny_model_folder(tmp_path))
+    hub.slow_seconds, hub.cuts = 10, 1
+
+    def train(name, **environment):
+        words = arguments(tmp_path, base_model=NAME, run_name=name, max_steps=20, epochs=9)
+        process = start(SCRIPT, *words, HF_HOME=str(tmp_path / "hub"), **environment)
+        out, error = process.communicate(timeout=200)
+        assert process.returncode == 0, (out + error).decode()
+        line = (tmp_path / "logs" / "timings.jsonl").read_text().splitlines()[-1]
+        return json.loads(line)["start_up_seconds"]
+
+    with hub.running() as address:
+        first = train("first", HF_ENDPOINT=address, HF_HUB_OFFLINE="0")
+    assert hub.fetched.count("model.safetensors") == 2, "it was cut off, and fetched anew"
+    assert first < train("second", HF_HUB_OFFLINE="1") + hub.slow_seconds

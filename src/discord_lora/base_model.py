@@ -2,14 +2,19 @@
 
 import json
 import re
+import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from httpx2 import HTTPError
+from huggingface_hub import snapshot_download
+from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -31,6 +36,9 @@ transformers.logging.disable_progress_bar()
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 Report = Callable[[str], None]
+
+WEIGHT_FILES = ["model*.safetensors", "model.safetensors.index.json"]
+"""As transformers names them. Some publishers keep the same in other forms beside them."""
 
 SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
 """That a config may write down under other names (GPT-2: `n_layer`), and answers to under these."""
@@ -80,6 +88,36 @@ def load_tokenizer(location: str) -> Any:
     return _from_hub(AutoTokenizer.from_pretrained, location)
 
 
+def fetch_weights(
+    location: str, hardware: Hardware, quantization: str, sharded_over: int = 0
+) -> float:
+    """Have the weights of a model of the hub on this computer; returns the seconds it took.
+
+    With a bar in a terminal. What was fetched before it was cut off is not fetched again.
+
+    Raises:
+        UserError: memory would not hold them.
+    """
+    if Path(location).is_dir() or _are_here(location):
+        return 0.0
+    check_memory(location, hardware, quantization, sharded_over)
+    begun = time.monotonic()
+    enable_progress_bars()
+    with suppress(OSError, ValueError, HTTPError):  # loading says what is wrong
+        snapshot_download(location, allow_patterns=WEIGHT_FILES)
+    disable_progress_bars()
+    return time.monotonic() - begun
+
+
+def _are_here(name: str) -> bool:
+    try:
+        folder = snapshot_download(name, allow_patterns=WEIGHT_FILES, local_files_only=True)
+    except (OSError, ValueError):  # nothing, or not all of it
+        return False
+    # Where something else has fetched the configuration, the hub's library calls that all.
+    return any(Path(folder).glob(WEIGHT_FILES[0]))
+
+
 def load_base_model(
     location: str, hardware: Hardware, quantization: str, *, sharded_over: int = 0
 ) -> Any:
@@ -92,6 +130,7 @@ def load_base_model(
         UserError: model not found, no network, or not enough memory.
     """
     _refuse_pickled(location)
+    fetch_weights(location, hardware, quantization, sharded_over)
     check_memory(location, hardware, quantization, sharded_over)
     config = _from_hub(AutoConfig.from_pretrained, location)
     options: dict[str, Any] = {
@@ -151,7 +190,7 @@ def _from_hub(load: Callable[..., Any], location: str, **options: Any) -> Any:
     """Load from a folder, the cache or the hub; what goes wrong there in one sentence."""
     try:
         return load(location, trust_remote_code=False, **options)
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError, HTTPError) as error:
         raise UserError(_hub_problem(location, error)) from error
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise UserError(

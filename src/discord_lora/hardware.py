@@ -141,7 +141,26 @@ class Hardware:
         return time.perf_counter()
 
 
-OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "Cannot allocate memory",  # mapping a file
+)
+
+
+CARD_FAILURES = (
+    "unspecified launch failure",
+    "the launch timed out",
+    "unknown error",
+    "uncorrectable ECC error",
+    "hardware error",
+    "busy or unavailable",
+    "no CUDA-capable device",
+    "driver shutting down",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUBLAS_STATUS_EXECUTION_FAILED",
+)
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -161,10 +180,35 @@ def memory_must_suffice(otherwise: str) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:  # also safetensors' own
         if not is_out_of_memory(error):
             raise
         raise UserError(otherwise) from error
+
+
+@contextmanager
+def card_must_answer() -> Iterator[None]:
+    """Raises UserError where the card or its driver fails inside: that is no fault of the run's."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_card_failure(error):
+            raise
+        words = str(error).splitlines()[0]
+        raise UserError(
+            f"The card failed ({words}). Look at it with nvidia-smi: overclocking, heat, power, or "
+            "a driver that was updated meanwhile. Restart the computer, then run the same command "
+            "again: it goes on from the last checkpoint."
+        ) from error
+
+
+def is_card_failure(error: Exception) -> bool:
+    """True for CUDA's errors (cudaGetErrorString) that are the machine's, as far as one can tell.
+
+    Not for those of a kernel that is called wrongly: those are bugs.
+    """
+    text = str(error)
+    return ("CUDA" in text or "CUBLAS" in text) and any(words in text for words in CARD_FAILURES)
 
 
 def release_freed_memory() -> None:

@@ -40,6 +40,8 @@ def calibrate(
     settings: Settings,
     hardware: Hardware,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
+    *,
+    fetching_seconds: float = 0.0,
 ) -> Timing:
     """Run about twenty micro-batches forth and back, an optimizer step and a checkpoint.
 
@@ -50,13 +52,14 @@ def calibrate(
         settings: of the run.
         hardware: where it runs.
         progress: is called with the micro-batches done and all of them.
+        fetching_seconds: of the time since the start, what the next start will not need.
     """
     loading_bytes = hardware.peak_bytes()
     try_largest(state, lambda _what, _sentence: None)  # also makes thread pools, fills caches
     if hardware.is_cuda:
         # What torch keeps of that row would count as taken by those that are timed.
         torch.cuda.empty_cache()
-    start_up = seconds_since_start()  # as a run counts it
+    start_up = seconds_since_start() - fetching_seconds  # as a run counts it
     rows = chosen_rows(state)
     _timed(state, rows[-1], hardware)  # gradients for the optimizer
     step_seconds = statistics.median(_optimizer_seconds(state, hardware) for _ in range(3))

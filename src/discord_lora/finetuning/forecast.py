@@ -26,6 +26,7 @@ from discord_lora.analysis.plan.plan_page import show_deadline, show_lines, show
 from discord_lora.analysis.plan.time_model import Work
 from discord_lora.analysis.plan.timings import Timing, add_timing, newest_timing
 from discord_lora.base_model import (
+    fetch_weights,
     load_base_model,
     load_tokenizer,
     model_shape,
@@ -230,7 +231,7 @@ def steps_in_rows(
 def in_a_process_of_its_own(settings: Settings, console: Console) -> Timing:
     """As training would be: neither the report's memory nor its time counts."""
     plainly(console)(f"loading {settings.base_model} to time it")
-    # What has to be fetched first is no part of the start-up that is timed.
+    # The sample model is fetched here, and is no part of the start-up that is timed.
     locate_base_model(settings.base_model, plainly(console))
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
@@ -251,6 +252,7 @@ def calibrated(settings: Settings, quiet: bool) -> Timing:
     # Of the run as it is set: how much its largest micro-batch takes is measured, not inferred.
     plan = plan_as_set(settings, dataset)
     hardware = detect_hardware()
+    fetching_seconds = fetch_weights(location, hardware, settings.quantization)
     state = loaded_state(settings, dataset, plan, location, hardware, say)
     with make_progress(console) as progress:
         bar = progress.add_task("timing micro-batches", total=1)
@@ -259,6 +261,7 @@ def calibrated(settings: Settings, quiet: bool) -> Timing:
             settings,
             hardware,
             lambda done, total: progress.update(bar, completed=done, total=total),
+            fetching_seconds=fetching_seconds,
         )
 
 

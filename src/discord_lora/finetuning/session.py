@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import Tensor
 
 from discord_lora.adapter_folder import RunInfo
-from discord_lora.base_model import load_base_model
+from discord_lora.base_model import fetch_weights, load_base_model
 from discord_lora.console import UserError, plainly
 from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.packing import TrainingPlan
@@ -40,7 +40,7 @@ from discord_lora.finetuning.training_state import (
     optimizer_name,
     restore,
 )
-from discord_lora.hardware import Hardware, detect_hardware
+from discord_lora.hardware import Hardware, card_must_answer, detect_hardware
 from discord_lora.settings import Settings
 from discord_lora.typed_command import script_command, typed_command
 
@@ -60,6 +60,8 @@ class Session:
     """Newer checkpoints that were passed over, and why."""
     identity_hash: str
     """Ties checkpoints to the folder's identity."""
+    fetching_seconds: float = 0.0
+    """For the model's weights, which the next start will find on this computer."""
     held_out: HeldOut = field(default_factory=HeldOut)
     answering: Answering | None = None
     """Answers the sample questions at each checkpoint."""
@@ -84,12 +86,10 @@ class Session:
         accelerator = make_accelerator(settings, hardware, folder.path.name)
         sharded = is_sharded(accelerator)
         optimizer_name(settings, on_cuda=hardware.is_cuda, sharded=sharded)
-        model = load_base_model(
-            location,
-            hardware,
-            settings.quantization,
-            sharded_over=accelerator.num_processes if sharded else 0,
-        )
+        sharded_over = accelerator.num_processes if sharded else 0
+        weights = location, hardware, settings.quantization
+        fetching_seconds = fetch_weights(*weights, sharded_over=sharded_over)
+        model = load_base_model(*weights, sharded_over=sharded_over)
         model = TrainingModel(attach_adapter(model, settings))
         checkpoint, damaged = newest_for_all(accelerator, folder.checkpoints, model.trainable())
         progress = {} if checkpoint is None else checkpoint.progress
@@ -113,7 +113,15 @@ class Session:
             steps_before=plan.skip_steps,
         )
         return cls(
-            state, folder, info, settings, hardware, checkpoint, damaged, folder.identity_hash
+            state,
+            folder,
+            info,
+            settings,
+            hardware,
+            checkpoint,
+            damaged,
+            folder.identity_hash,
+            fetching_seconds,
         )
 
     def run(self, console: Console) -> Path:
@@ -140,8 +148,8 @@ class Session:
         report = report_at_the_end(self.folder.logs, console, is_main_process=is_main)
         stopping = stop_on_signal(self.folder.path if is_main else None, log.say)
         awake = kept_awake(log.say, wanted=self.settings.keep_awake)
-        # The log within the stopping: a closing window waits until it has told the end.
-        with report, stopping as stop, log, awake:
+        # All within the stopping: a closing window waits until the end is told.
+        with stopping as stop, report, log, awake, card_must_answer():
             name_damaged(self.damaged, log)
             log.say(
                 f"{name} on {self.hardware.name}: "
@@ -190,7 +198,7 @@ class Session:
         """
         log = keeper.log
         largest_row = self._look_ahead(log, first_step)
-        start_up = seconds_since_start()
+        start_up = seconds_since_start() - self.fetching_seconds
         self.state.model.register_forward_pre_hook(lambda *_: log.beat())  # each micro-batch
         self._measure_what_is_due(keeper, first_step)
         events = Events(

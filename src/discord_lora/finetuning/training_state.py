@@ -42,7 +42,12 @@ from discord_lora.finetuning.processes import (
     whole_optimizer_state,
 )
 from discord_lora.finetuning.training_model import TrainingModel
-from discord_lora.hardware import Hardware, memory_must_suffice, release_freed_memory
+from discord_lora.hardware import (
+    Hardware,
+    is_card_failure,
+    memory_must_suffice,
+    release_freed_memory,
+)
 from discord_lora.settings import Settings
 
 NO_MEMORY_TO_COPY = (
@@ -307,6 +312,8 @@ def foreign_content_explained(step: int) -> Iterator[None]:
     try:
         yield
     except (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        if is_card_failure(error):
+            raise
         raise UserError(
             f"The checkpoint after step {step:,} is whole, but another version wrote it ({error}); "
             "go on with the version that began this run, or add --fresh to start over."
