@@ -185,6 +185,24 @@ def test_an_example_that_never_fits_is_set_aside_and_the_rest_is_learned(pauses)
     assert close(weights(known_before), weights(state))
 
 
+def test_an_examples_tries_do_not_begin_before_it_is_alone():
+    """Something else may have taken the memory for a moment."""
+    state, alone = in_pieces(), []
+
+    def is_short(batch):
+        if len(alone) == TRIES_ALONE - 1:
+            return False
+        if len(batch.lengths) == 1:
+            alone.append(batch)
+        return True
+
+    fail_when(state, is_short)
+    night = Night(state)
+    assert fit(state, night.events()) == "finished"
+    assert len(night.incidents) > 2, "rows were divided before"
+    assert not state.mishaps.set_aside
+
+
 def test_what_does_not_fit_is_found_out_at_the_start():
     state = in_pieces()
     longest = max(map(len, state.plan.examples))

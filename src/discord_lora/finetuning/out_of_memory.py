@@ -46,7 +46,7 @@ def try_largest(state: TrainingState, incident: Incident, first_step: int = 0) -
             break
         if is_sharded(state.accelerator):  # all processes meet in each pass
             raise _cannot_repeat(state)
-        failures += 1
+        failures = failures + 1 if len(row) == 1 else 0
         if not make_room(state, row, failures, incident):
             steps = [state.usable(examples, incident) for examples in steps]
             failures = 0
@@ -179,7 +179,7 @@ def in_rows_that_fit(
             del waiting[0]
             failures = 0
             continue
-        failures += 1
+        failures = failures + 1 if len(row) == 1 else 0
         if not make_room(state, row, failures, incident):
             del waiting[0]
             failures = 0
@@ -201,7 +201,7 @@ def make_room(state: TrainingState, row: Row, failures: int, incident: Incident)
     Args:
         state: of the run.
         row: that was too much.
-        failures: tries of it so far.
+        failures: tries so far of its only example.
         incident: is told what was done.
 
     Returns:
