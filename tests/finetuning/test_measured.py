@@ -6,7 +6,7 @@ from discord_lora.finetuning.measured import Measured
 def losses(*values, messages=10):
     measured = Measured()
     for step, value in enumerate(values, start=1):
-        measured.note(step, {"nats_per_token": value}, messages)
+        measured.note(step, {"nats_per_token": value}, messages, "these")
     return measured
 
 
@@ -21,14 +21,15 @@ def test_the_best_is_one_that_could_be_saved():
     measured, saved = losses(3.0, 2.0, 1.0), losses(3.0, 2.0)
     measured.lose_best(saved)
     assert (measured.best_step, measured.best, measured.worse) == (2, {"nats_per_token": 2.0}, 0)
-    measured.note(4, {"nats_per_token": 1.5}, 10)
+    measured.note(4, {"nats_per_token": 1.5}, 10, "these")
     assert (measured.best_step, measured.worse) == (4, 0)
     measured.lose_best(losses(1.2, messages=9))
     assert (measured.best_step, measured.best) == (0, {}), "over other messages"
 
 
 def test_losses_over_other_messages_do_not_compare():
-    """Some were set aside; those that are left may be the harder ones."""
-    measured = losses(3.0, 2.0, 2.5)
-    measured.note(4, {"nats_per_token": 2.8}, 9)
-    assert (measured.best_step, measured.worse) == (4, 0)
+    """Some were set aside, or the data changed; those now may be the harder ones."""
+    for messages, data in ((9, "these"), (10, "others")):
+        measured = losses(3.0, 2.0, 2.5)
+        measured.note(4, {"nats_per_token": 2.8}, messages, data)
+        assert (measured.best_step, measured.worse) == (4, 0)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from discord_lora.finetuning.keeping import Keeper
 from discord_lora.finetuning.loop import GivenUpError, HeldOutLoss, evaluate
+from discord_lora.finetuning.run_folder import fingerprint
 from discord_lora.finetuning.training_state import TrainingState
 
 Moment = Literal["base", "epoch", "trained"]
@@ -27,11 +28,20 @@ class Measured:
     """Measurements since the best one."""
     messages: int = 0
     """That were measured."""
+    data: str = ""
+    """Fingerprint of the examples that they are in."""
 
-    def note(self, step: int, figures: dict[str, float], messages: int) -> None:
-        """A measurement after `step`: `figures` as in `last`, over so many messages."""
-        if messages != self.messages:  # some were set aside: what was before compares no more
-            self.messages, self.best_step, self.best, self.worse = messages, 0, {}, 0
+    def note(self, step: int, figures: dict[str, float], messages: int, data: str) -> None:
+        """A measurement after `step`: `figures` as in `last`, over so many messages of `data`."""
+        if (messages, data) != (self.messages, self.data):
+            # Some were set aside, or others are held out now: what was before compares no more.
+            self.messages, self.data, self.best_step, self.best, self.worse = (
+                messages,
+                data,
+                0,
+                {},
+                0,
+            )
         self.last_step, self.last = step, figures
         if figures["nats_per_token"] < self.best.get("nats_per_token", math.inf):
             self.best_step, self.best, self.worse = step, figures, 0
@@ -43,7 +53,7 @@ class Measured:
 
         What counts for patience stays: the loss did get better.
         """
-        comparable = saved.messages == self.messages
+        comparable = (saved.messages, saved.data) == (self.messages, self.data)
         self.best_step, self.best = (saved.best_step, saved.best) if comparable else (0, {})
 
     def is_out_of_patience(self, patience: int) -> bool:
@@ -120,7 +130,7 @@ class HeldOut:
         }
         self.note(moment, figures)
         if step:
-            self.measured.note(step, figures, loss.messages)
+            self.measured.note(step, figures, loss.messages, fingerprint(state.validation))
 
 
 def _watched(state: TrainingState, keeper: Keeper, moment: Moment, step: int) -> HeldOutLoss | None:
