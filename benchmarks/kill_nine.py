@@ -36,7 +36,7 @@ from discord_lora.console import (  # noqa: E402
     plainly,
     run_script,
 )
-from discord_lora.finetuning.checkpoints import saved_steps  # noqa: E402
+from discord_lora.finetuning.checkpoints import checkpoint_path, saved_steps  # noqa: E402
 from discord_lora.finetuning.manifest import damage  # noqa: E402
 from discord_lora.script_options import script_parser  # noqa: E402
 
@@ -177,7 +177,7 @@ class Torment:
         steps = saved_steps(self.checkpoints)
         self.newest = max(steps, default=0)
         for step in steps:
-            if reason := damage(self.checkpoints / f"step-{step:08d}"):
+            if reason := damage(checkpoint_path(self.checkpoints, step)):
                 self.faults.append(f"kill {self.done + 1} left step {step} torn: {reason}")
 
     def _events(self) -> list[dict[str, Any]]:

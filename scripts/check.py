@@ -1,6 +1,6 @@
 """One command for every check: set up, then format, lint, types, import rules, tests.
 
-    python scripts/check.py            everything (about 18 minutes on two cores)
+    python scripts/check.py            everything (about 15 minutes on two cores)
     python scripts/check.py --fast     without the slow tests (about five minutes)
     python scripts/check.py --fix      let the formatter and the linter repair first
 
