@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from discord_lora.console import Interrupted, UserError
@@ -175,14 +176,18 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, name, kind):
     assert load_newest(tmp_path)[1] == []
 
 
-def test_two_damaged_files_and_one_too_many_are_all_named(tmp_path):
+def test_two_damaged_files_are_both_named(tmp_path):
     path = save_checkpoint(tmp_path, checkpoint(10))
     (path / "progress.json").unlink()
     (path / "state.pt").write_bytes(b"")
-    (path / "more.pt").write_bytes(b"")
-    assert damage(path) == (
-        "more.pt does not belong to it, progress.json is missing, state.pt is damaged"
-    )
+    assert damage(path) == "progress.json is missing, state.pt is damaged"
+
+
+def test_what_a_file_manager_leaves_in_it_is_no_damage(tmp_path):
+    path = save_checkpoint(tmp_path, checkpoint(10))
+    (path / ".DS_Store").write_bytes(b"\0")
+    (path / "@eaDir").mkdir()
+    assert load_newest(tmp_path)[0].step == 10
 
 
 @pytest.mark.parametrize(
@@ -236,11 +241,64 @@ def test_a_drive_that_does_not_answer_condemns_no_checkpoint(
         return load(path)
 
     monkeypatch.setattr(checkpoints, "load_file", load_badly)
-    monkeypatch.setattr(checkpoints.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(disk_room.time, "sleep", lambda _seconds: None)
     loaded, passed_over = load_newest(tmp_path)
     assert loaded.step == expected and steps(tmp_path) == [5, 10]
     assert len(passed_over) == (expected == 5)
     assert all("it cannot be read" in sentence for sentence in passed_over)
+
+
+def test_the_newest_progress_that_can_be_read(tmp_path):
+    assert checkpoints.newest_progress(tmp_path) == {}
+    for step, text in ((5, '{"step": 5}'), (10, "torn"), (15, "[]"), (20, None)):
+        folder = tmp_path / f"step-{step:08d}"
+        folder.mkdir()
+        if text is not None:
+            (folder / "progress.json").write_text(text)
+    assert checkpoints.newest_progress(tmp_path) == {"step": 5}
+
+
+@pytest.mark.parametrize("failures", [2, 99])
+def test_a_drive_that_does_not_list_is_waited_for_and_then_named(tmp_path, monkeypatch, failures):
+    save_checkpoint(tmp_path, checkpoint(5))
+    listed, failed = Path.glob, []
+
+    def list_badly(folder, pattern):
+        if folder == tmp_path and pattern == "step-*" and len(failed) < failures:
+            failed.append(pattern)
+            raise OSError(errno.EIO, "planted")
+        return listed(folder, pattern)
+
+    monkeypatch.setattr(Path, "glob", list_badly)
+    monkeypatch.setattr(disk_room.time, "sleep", lambda _seconds: None)
+    if failures == 2:
+        assert load_newest(tmp_path)[0].step == 5
+        return
+    for ask in (load_newest, checkpoints.saved_steps):
+        with pytest.raises(UserError, match=r"Cannot look into .*planted.*the same command again"):
+            ask(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        SafetensorError("Error while memory mapping: Cannot allocate memory (os error 12)"),
+    ],
+)
+def test_memory_that_runs_out_while_reading_condemns_no_checkpoint(tmp_path, monkeypatch, error):
+    save_checkpoint(tmp_path, checkpoint(5))
+
+    def fail(_path):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "load_file", fail)
+        with pytest.raises(UserError, match="Memory ran out while a checkpoint was read"):
+            load_newest(tmp_path)
+        assert checkpoints.load_step(tmp_path, 5, {}) is None
+    assert steps(tmp_path) == [5] and load_newest(tmp_path)[0].step == 5
 
 
 # Whole files with foreign content --------------------------------------------------------------
@@ -287,18 +345,6 @@ def test_whole_files_that_hold_something_else_are_passed_over(tmp_path, name, ch
     loaded, damaged = load_newest(tmp_path, made.weights)
     assert loaded.step == 5
     assert damaged[0].startswith(f"step-00000010 ({name} is not what this version writes")
-
-
-def test_memory_that_runs_out_condemns_no_checkpoint(tmp_path, monkeypatch):
-    save_checkpoint(tmp_path, checkpoint(5))
-
-    def out_of_memory(*_, **__):
-        raise MemoryError
-
-    monkeypatch.setattr(checkpoints, "load_file", out_of_memory)
-    with pytest.raises(MemoryError):
-        load_newest(tmp_path)
-    assert steps(tmp_path) == [5]
 
 
 # A full disk -----------------------------------------------------------------------------------

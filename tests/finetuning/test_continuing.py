@@ -5,11 +5,7 @@ import json
 import pytest
 
 from discord_lora.console import UserError
-from discord_lora.finetuning.continuing import (
-    newest_progress,
-    settings_of_run,
-    with_its_token_budget,
-)
+from discord_lora.finetuning.continuing import settings_of_run, with_its_token_budget
 from discord_lora.settings import Settings
 from run_scripts import run_here, tiny_model_folder, write_chat
 from test_train_lora import SCRIPT, arguments
@@ -48,16 +44,6 @@ def test_a_token_budget_is_kept_as_long_as_its_setting_is():
     assert with_its_token_budget(auto, found).max_tokens_per_microbatch == 700
     assert with_its_token_budget(changed, found) == changed
     assert with_its_token_budget(auto, {}) == auto
-
-
-def test_the_newest_progress_that_can_be_read(tmp_path):
-    assert newest_progress(tmp_path) == {}
-    for step, text in ((5, '{"step": 5}'), (10, "torn"), (15, "[]"), (20, None)):
-        folder = tmp_path / f"step-{step:08d}"
-        folder.mkdir()
-        if text is not None:
-            (folder / "progress.json").write_text(text)
-    assert newest_progress(tmp_path) == {"step": 5}
 
 
 @pytest.fixture

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from discord_lora.adapter_folder import RUN_FILE, WEIGHTS_FILE
+from discord_lora.adapter_folder import RUN_FILE, WEIGHTS_FILE, RunInfo
 from discord_lora.analysis.morning.history import append_event, read_events
 from discord_lora.console import UserError
 from discord_lora.conversations.prompt_format import persona_voice, server_voice
+from discord_lora.finetuning import disk_room
 from discord_lora.finetuning.run_folder import HARMLESS, choose_run_folder
 from discord_lora.settings import Settings
 
@@ -245,3 +246,48 @@ def test_a_damaged_identity_ends_in_one_sentence(tmp_path, text):
     (folder.path / "identity.json").write_text(text)
     with pytest.raises(UserError, match="is damaged"):
         choose(tmp_path)
+
+
+def test_a_finished_adapter_without_its_identity_is_known_by_what_it_was_trained_with(tmp_path):
+    folder = choose(tmp_path)
+    finish(folder)
+    RunInfo("sample", "nf4", ADA, folder.identity, "d", {}).write(folder.path)
+    (folder.path / "identity.json").unlink()
+    assert choose(tmp_path).path == folder.path
+    assert choose(tmp_path, max_steps=500).path.name == "ada-sample-2"
+
+
+def test_an_identity_that_cannot_be_read_for_a_moment_is_waited_for(tmp_path, monkeypatch):
+    folder = choose(tmp_path)
+    begin(folder)
+    whole, read, failed = folder.identity_hash, Path.read_bytes, []
+
+    def read_badly(path):
+        if path.name == "identity.json" and len(failed) < 2:
+            failed.append(path)
+            raise PermissionError("planted")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_badly)
+    monkeypatch.setattr(disk_room.time, "sleep", lambda _seconds: None)
+    assert folder.identity_hash == whole
+    failed.clear()
+    assert choose(tmp_path).path == folder.path
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "nonsense", '{"epochs": 9}'])
+def test_a_checkpoint_speaks_for_a_damaged_identity(tmp_path, text):
+    folder = choose(tmp_path)
+    begin(folder)
+    progress = {"identity": folder.identity_hash}
+    (folder.checkpoints / "step-00000001" / "progress.json").write_text(json.dumps(progress))
+    file = folder.path / "identity.json"
+    whole = file.read_bytes()
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"is damaged|other settings"):
+        choose(tmp_path, max_steps=5)
+    again = choose(tmp_path)
+    assert again.path == folder.path
+    again.create()
+    again.close()
+    assert file.read_bytes() == whole

@@ -15,10 +15,10 @@ import errno
 import json
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,17 @@ from discord_lora.finetuning.disk_room import (
     WRITE_ERRORS,
     NoRoom,
     flush_folder,
+    patiently,
     put_in_place,
     when_there_is_room,
 )
 from discord_lora.finetuning.manifest import MANIFEST, damage, manifest_of, write_file
-from discord_lora.hardware import is_out_of_memory
+from discord_lora.hardware import is_out_of_memory, memory_must_suffice
 
-READ_ATTEMPTS = 3
+NO_MEMORY_TO_READ = (
+    "Memory ran out while a checkpoint was read; close other programs. The same command goes on "
+    "from it."
+)
 UNFINISHED = (".partial", ".removed")
 """Of what a run that was killed was writing or deleting."""
 REPLACED = ".replaced"
@@ -58,6 +62,10 @@ class Checkpoint:
     """Empty without fp16."""
     progress: dict[str, Any]
     """JSON: what was measured so far."""
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
 
 
 # Saving ----------------------------------------------------------------------------------------
@@ -83,7 +91,7 @@ def save_checkpoint(
         UserError: the folder cannot be written; the previous checkpoint is untouched.
         Interrupted: of `no_room`; the previous checkpoint is untouched.
     """
-    final = folder / f"step-{checkpoint.step:08d}"
+    final = checkpoint_path(folder, checkpoint.step)
     try:
         when_there_is_room(
             lambda: _write(final, checkpoint),
@@ -210,15 +218,17 @@ def load_newest(
 
     Raises:
         UserError: something was learned, and none of the checkpoints can be used. All stay as
-            they are: the version that wrote them may read them, or the drive come back.
+            they are: the version that wrote them may read them, or the drive come back. Or the
+            drive does not say what is there.
     """
-    _settle_replaced(folder)
+    with suppress(OSError):  # the next line tells
+        patiently(partial(_settle_replaced, folder))
     found, passed_over = None, []
-    there = _newest_first(folder)
+    there = _found(folder)
     unfit: list[Path] = []
     for path in there:
         try:
-            found = _read_patiently(path, trainable)
+            found = patiently(partial(_read, path, trainable))
             break
         except _UnfitError as error:
             unfit.append(path)
@@ -240,35 +250,44 @@ def load_newest(
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """Of the checkpoints that are there, whole or not, newest first."""
-    return [_step(path) for path in _newest_first(folder)]
+    """Of the checkpoints that are there, whole or not, newest first.
+
+    Raises:
+        UserError: the drive does not say.
+    """
+    return [_step(path) for path in _found(folder)]
+
+
+def newest_progress(folder: Path) -> dict[str, Any]:
+    """What the newest one says, unverified; for a question before the start."""
+    for step in saved_steps(folder):
+        with suppress(OSError, ValueError, RecursionError):
+            file = checkpoint_path(folder, step) / "progress.json"
+            progress = json.loads(file.read_text(encoding="utf-8"))
+            if isinstance(progress, dict):
+                return progress
+    return {}
 
 
 def load_step(folder: Path, step: int, trainable: Mapping[str, Tensor]) -> Checkpoint | None:
-    """The checkpoint of this step, or None if it is gone, damaged or foreign."""
+    """The checkpoint of this step, or None if it is gone, damaged, foreign or too much."""
     try:
-        return _read_patiently(folder / f"step-{step:08d}", trainable)
-    except (_UnfitError, OSError):
+        return patiently(partial(_read, checkpoint_path(folder, step), trainable))
+    except (_UnfitError, OSError, UserError):
         return None
 
 
-def _read_patiently(path: Path, trainable: Mapping[str, Tensor] | None) -> Checkpoint:
-    """A virus scanner or a network drive may be in the way for a moment.
+@memory_must_suffice(NO_MEMORY_TO_READ)
+def _read(path: Path, trainable: Mapping[str, Tensor] | None) -> Checkpoint:
+    """What is in it.
 
     Raises:
         _UnfitError: it is of no use.
-        OSError: it cannot be read, which says nothing about what is in it.
+        OSError, UserError: it cannot be read, or memory runs out, which says nothing about it.
     """
-    for attempt in range(READ_ATTEMPTS):
-        try:
-            if reason := damage(path):
-                raise _UnfitError(reason)
-            return _load(path, trainable)
-        except OSError:
-            if attempt == READ_ATTEMPTS - 1:
-                raise
-            time.sleep(1)
-    raise AssertionError("the last attempt returns or raises")
+    if reason := damage(path):
+        raise _UnfitError(reason)
+    return _load(path, trainable)
 
 
 def _load(path: Path, trainable: Mapping[str, Tensor] | None) -> Checkpoint:
@@ -305,6 +324,16 @@ def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 
 def _step(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
+
+
+def _found(folder: Path) -> list[Path]:
+    try:
+        return patiently(partial(_newest_first, folder))
+    except OSError as error:
+        raise UserError(
+            f"Cannot look into {folder} ({words_of(error)}); see to the drive, then run the same "
+            "command again."
+        ) from None
 
 
 def _newest_first(folder: Path) -> list[Path]:

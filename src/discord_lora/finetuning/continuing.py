@@ -1,13 +1,9 @@
 """What a run that goes on takes from its checkpoint, whatever folder and machine are like now."""
 
-import json
 from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, get_args
 
 from discord_lora.console import UserError
-from discord_lora.finetuning.checkpoints import saved_steps
 from discord_lora.finetuning.run_folder import IDENTITY_FILE, RunFolder
 from discord_lora.finetuning.training_state import optimizer_name
 from discord_lora.settings import Settings
@@ -16,17 +12,6 @@ Progress = Mapping[str, Any]
 """A checkpoint's; empty for a run that begins."""
 
 OPTIMIZERS = get_args(Settings.model_fields["optimizer"].annotation)
-
-
-def newest_progress(checkpoints: Path) -> Progress:
-    """What the newest one says, unverified; for a question before the start."""
-    for step in saved_steps(checkpoints):
-        with suppress(OSError, ValueError, RecursionError):
-            file = checkpoints / f"step-{step:08d}" / "progress.json"
-            progress = json.loads(file.read_text(encoding="utf-8"))
-            if isinstance(progress, dict):
-                return progress
-    return {}
 
 
 def settings_of_run(
@@ -86,8 +71,8 @@ def with_its_optimizer(
 
 def check_identity(folder: RunFolder, progress: Progress) -> None:
     """Raises UserError where a checkpoint is not of the run that the folder's identity names."""
-    ours = folder.identity_hash
-    if progress.get("identity", ours) != ours:
+    ours, theirs = folder.identity_hash, progress.get("identity")
+    if ours and theirs and ours != theirs:  # else one of them could not be read
         raise UserError(
             f"{folder.checkpoints} holds checkpoints of another run than {IDENTITY_FILE} beside "
             "them names; set another RUN_NAME, or add --fresh to delete the folder and start over."

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors import SafetensorError
 
@@ -19,12 +20,15 @@ WRITE_ERRORS = (OSError, RuntimeError, SafetensorError, MemoryError)
 LOOK_SECONDS = 10.0
 """From one try to the next while the disk is full."""
 
+READ_ATTEMPTS = 3
 RENAME_ATTEMPTS = 10
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FULL_ON_WINDOWS = {39, 112, 1295}  # ERROR_HANDLE_DISK_FULL, _DISK_FULL, _DISK_QUOTA_EXCEEDED
 _NO_FOLDER_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EACCES}
 """What file systems answer that cannot flush a folder (network drives)."""
+
+T = TypeVar("T")
 
 NoRoom = Callable[[str], None]
 """Waits for a while; gets a sentence that says what is full. May raise Interrupted."""
@@ -138,6 +142,22 @@ class WaitForRoom:
         seconds = time.monotonic() - self._began
         self._say(f"there is room again: saved after {seconds / 60:,.1f} minutes of waiting")
         return seconds
+
+
+def patiently(read: Callable[[], T]) -> T:
+    """A virus scanner or a network drive may be in the way for a moment.
+
+    Raises:
+        OSError: of `read`, also after a while; at once where there is nothing to read.
+    """
+    for _ in range(READ_ATTEMPTS - 1):
+        try:
+            return read()
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except OSError:
+            time.sleep(1)
+    return read()
 
 
 def put_in_place(aside: Path, final: Path) -> None:

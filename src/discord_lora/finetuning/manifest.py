@@ -41,6 +41,8 @@ def write_file(path: Path, fill: Callable[[Any], object]) -> str:
 def damage(path: Path) -> str:
     """Which files of a checkpoint are not as they were saved, in words; empty if all are.
 
+    What the system's own programs leave beside them (`.DS_Store`, `desktop.ini`) is no damage.
+
     Raises:
         OSError: what is there cannot be read.
     """
@@ -49,19 +51,16 @@ def damage(path: Path) -> str:
         return f"{MANIFEST} is missing"
     text = manifest.read_bytes()
     try:
-        hashes: dict[str, str] = json.loads(text)["files"]
-        names = {*hashes, *(file.name for file in path.iterdir())} - {MANIFEST}
+        hashes: dict[str, str] = dict(json.loads(text)["files"])
         if text != manifest_of(hashes):
             return f"{MANIFEST} is damaged"
     except (ValueError, TypeError, KeyError, RecursionError):
         return f"{MANIFEST} is damaged"
-    problems = (_damage_of(path / name, hashes.get(name)) for name in sorted(names))
+    problems = (_damage_of(path / name, wanted) for name, wanted in sorted(hashes.items()))
     return ", ".join(filter(None, problems))
 
 
-def _damage_of(file: Path, wanted: str | None) -> str:
-    if wanted is None:
-        return f"{file.name} does not belong to it"
+def _damage_of(file: Path, wanted: str) -> str:
     if not file.is_file():
         return f"{file.name} is missing"
     with file.open("rb") as stream:

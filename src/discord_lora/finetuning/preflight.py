@@ -19,12 +19,8 @@ from discord_lora.base_model import check_memory, model_shape, reads_at_once
 from discord_lora.console import UserError, plainly
 from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.packing import TrainingPlan
-from discord_lora.finetuning.checkpoints import saved_steps
-from discord_lora.finetuning.continuing import (
-    newest_progress,
-    settings_of_run,
-    with_its_optimizer,
-)
+from discord_lora.finetuning.checkpoints import newest_progress, saved_steps
+from discord_lora.finetuning.continuing import settings_of_run, with_its_optimizer
 from discord_lora.finetuning.forecast import loaded_state
 from discord_lora.finetuning.keep_awake import kept_awake
 from discord_lora.finetuning.out_of_memory import try_largest

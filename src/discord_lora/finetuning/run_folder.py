@@ -4,20 +4,20 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from discord_lora.adapter_folder import RUN_FILE, WEIGHTS_FILE
+from discord_lora.adapter_folder import RUN_FILE, WEIGHTS_FILE, read_run_info
 from discord_lora.analysis.morning.history import HISTORY_FILE
 from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.prompt_format import Voice
-from discord_lora.finetuning.checkpoints import UNFINISHED
-from discord_lora.finetuning.disk_room import put_in_place
+from discord_lora.finetuning.checkpoints import UNFINISHED, newest_progress
+from discord_lora.finetuning.disk_room import patiently, put_in_place
 from discord_lora.finetuning.run_lock import LOCK_FILE, RunLock
 from discord_lora.settings import BOT_SETTINGS, Settings
 
@@ -88,12 +88,32 @@ class RunFolder:
         return self.is_finished or any(path.stem != UNTRAINED for path in steps)
 
     @property
+    def stored_identity(self) -> dict[str, Any] | None:
+        """Of the run that was here before; None if there was none, empty if nobody can tell.
+
+        The file may be damaged: a checkpoint that was written under ours speaks for it. Or it is
+        gone: a finished adapter holds the same in its `run.json`.
+        """
+        stored = _stored_identity(self.path)
+        if stored is None and self.is_finished:
+            with suppress(UserError, AttributeError):
+                stored = _without_harmless(read_run_info(self.path).settings)
+        if stored is None or stored == self.identity:
+            return stored
+        is_ours = newest_progress(self.checkpoints).get("identity") == _hash(self._text)
+        return self.identity if is_ours else stored
+
+    @property
     def identity_hash(self) -> str:
         """Of the identity as it lies there; empty where it cannot be read."""
         try:
-            return hashlib.sha256((self.path / IDENTITY_FILE).read_bytes()).hexdigest()
+            return _hash(patiently((self.path / IDENTITY_FILE).read_bytes))
         except OSError:
             return ""
+
+    @property
+    def _text(self) -> bytes:
+        return json.dumps(self.identity, indent=2).encode("utf-8")
 
     def create(
         self, say: Callable[[str], None] = lambda _line: None, *, fresh: bool = False
@@ -107,7 +127,7 @@ class RunFolder:
         """
         self.lock.take(say)
         # Only now nobody else changes it: what was found out before may be over.
-        stored = _stored_identity(self.path)
+        stored = self.stored_identity
         if fresh:
             _delete(self.path)
         elif self.holds_work and stored is not None and stored != self.identity:
@@ -122,8 +142,7 @@ class RunFolder:
             if _stored_identity(self.path) != self.identity:
                 # Aside: on a full disk, what is written over is gone.
                 aside = self.path / f"{IDENTITY_FILE}.part"
-                text = json.dumps(self.identity, indent=2)
-                aside.write_text(text, encoding="utf-8", newline="\n")
+                aside.write_bytes(self._text)
                 put_in_place(aside, self.path / IDENTITY_FILE)
         except OSError as error:
             raise UserError(
@@ -155,7 +174,7 @@ def choose_run_folder(
         folder = RunFolder(
             settings.output_dir / (name + suffix), identity, settings.logs_dir / (name + suffix)
         )
-        stored = _stored_identity(folder.path) if folder.holds_work else None
+        stored = folder.stored_identity if folder.holds_work else None
         is_ours = stored is None or stored == identity
         if not is_ours and folder.is_finished and not settings.run_name:
             continue
@@ -209,16 +228,23 @@ def _slug(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "run"
 
 
+def _hash(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
+
+
 def _stored_identity(path: Path) -> dict[str, Any] | None:
     try:
-        stored = json.loads((path / IDENTITY_FILE).read_text(encoding="utf-8"))
-        # Harmless ones that an earlier version did not know for harmless are no difference.
-        known = stored.items() if isinstance(stored, dict) else ()
-        return {name: value for name, value in known if name not in HARMLESS}
+        stored = json.loads(patiently((path / IDENTITY_FILE).read_bytes))
+        return _without_harmless(stored) if isinstance(stored, dict) else {}
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError):
         return {}
+
+
+def _without_harmless(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Also those that an earlier version did not know for harmless."""
+    return {name: value for name, value in stored.items() if name not in HARMLESS}
 
 
 def _what_differs(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> str:
