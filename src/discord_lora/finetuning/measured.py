@@ -35,13 +35,8 @@ class Measured:
         """A measurement after `step`: `figures` as in `last`, over so many messages of `data`."""
         if (messages, data) != (self.messages, self.data):
             # Some were set aside, or others are held out now: what was before compares no more.
-            self.messages, self.data, self.best_step, self.best, self.worse = (
-                messages,
-                data,
-                0,
-                {},
-                0,
-            )
+            self.messages, self.data = messages, data
+            self.best_step, self.best, self.worse = 0, {}, 0
         self.last_step, self.last = step, figures
         if figures["nats_per_token"] < self.best.get("nats_per_token", math.inf):
             self.best_step, self.best, self.worse = step, figures, 0

@@ -91,11 +91,11 @@ class RunFolder:
     def stored_identity(self) -> dict[str, Any] | None:
         """Of the run that was here before; None if there was none, empty if nobody can tell.
 
-        The file may be damaged: a checkpoint that was written under ours speaks for it. Or it is
-        gone: a finished adapter holds the same in its `run.json`.
+        Where the file is damaged or gone, the `run.json` of a finished adapter holds the same. It
+        may also be damaged and say something: a checkpoint that was written under ours refutes it.
         """
         stored = _stored_identity(self.path)
-        if stored is None and self.is_finished:
+        if not stored and self.is_finished:
             with suppress(UserError, AttributeError):
                 stored = _without_harmless(read_run_info(self.path).settings)
         if stored is None or stored == self.identity:
