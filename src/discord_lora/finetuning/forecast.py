@@ -35,11 +35,13 @@ from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.dataset_cache import open_dataset
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.packing import TrainingPlan, pack, plan_training
+from discord_lora.conversations.prompt_format import Voice
 from discord_lora.env_file import write_env
 from discord_lora.finetuning.adapter import attach_adapter, steps_already_seen
 from discord_lora.finetuning.calibration import calibrate
+from discord_lora.finetuning.checkpoints import saved_steps
 from discord_lora.finetuning.processes import is_sharded
-from discord_lora.finetuning.run_folder import fingerprint
+from discord_lora.finetuning.run_folder import choose_run_folder, fingerprint
 from discord_lora.finetuning.training_model import TrainingModel
 from discord_lora.finetuning.training_state import (
     TrainingState,
@@ -56,7 +58,7 @@ def plan_the_night(asked: Asked, settings: Settings, console: Console) -> None:
     """Show memory, choices and what ends in time; if asked for, write the lines for .env.
 
     Raises:
-        UserError: as `forecast`, or .env cannot be written.
+        UserError: as `forecast`, or .env cannot be written, or would stop an unfinished run.
     """
     plan = forecast(settings, asked, console)
     now = datetime.now().astimezone()  # timing the machine may have taken minutes
@@ -79,8 +81,14 @@ def plan_the_night(asked: Asked, settings: Settings, console: Console) -> None:
         chosen = deadline.strategy
     lines = {**asked.given, **chosen.env(plan.learning_rate)}
     show_lines(lines, console)
-    if asked.write_env is not None:
-        write_lines(asked.write_env, lines, console)
+    if asked.write_env is None:
+        return
+    if plan.unfinished:
+        raise UserError(
+            f"Nothing is written into {asked.write_env}: with it the unfinished run could not go "
+            "on; finish that one first, or set another RUN_NAME."
+        )
+    write_lines(asked.write_env, lines, console)
 
 
 def write_lines(path: Path, lines: dict[str, str], console: Console) -> None:
@@ -113,7 +121,7 @@ def forecast(settings: Settings, asked: Asked, console: Console) -> NightPlan:
         add_timing(settings.logs_dir, in_a_process_of_its_own(settings, console))
     at_hand = card is None or card == find_card(hardware.name)
     timing = newest_timing(settings.logs_dir, hardware.description, settings) if at_hand else None
-    return night_of(
+    night = night_of(
         settings,
         run,
         dataset.validation_examples,
@@ -122,6 +130,21 @@ def forecast(settings: Settings, asked: Asked, console: Console) -> NightPlan:
         timing=timing,
         seconds_per_step=asked.seconds_per_step,
         looks_filtered=asked.looks_filtered,
+    )
+    return replace(night, unfinished=unfinished_run(settings, dataset.voice))
+
+
+def unfinished_run(settings: Settings, voice: Voice) -> str:
+    """What to know of a run that stands where the planned one would go; empty if none does."""
+    # No data have this fingerprint: a finished run is passed over, as it is with new settings.
+    folder = choose_run_folder(settings, voice, "", fresh=True)
+    if folder.is_finished or not folder.holds_work:
+        return ""
+    step = max(saved_steps(folder.checkpoints), default=0)
+    return (
+        f"{folder.path} holds an unfinished run, saved after step {step:,}, which goes on only "
+        "with its own settings: run training/train_lora.py with them, or set RUN_NAME for a new "
+        "one."
     )
 
 

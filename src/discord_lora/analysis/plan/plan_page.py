@@ -61,6 +61,8 @@ def show_plan(
             f"As it is set now: {plan.as_set.steps:,.0f} steps, {duration(taken.low)} to "
             f"{duration(taken.high)}."
         )
+    if plan.unfinished:
+        console.print(plan.unfinished, markup=False)
 
 
 def show_memory(plan: NightPlan, console: Console) -> None:
