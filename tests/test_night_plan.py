@@ -7,8 +7,9 @@ import torch
 
 from discord_lora.adapter_folder import RUN_FILE, WEIGHTS_FILE
 from discord_lora.analysis.plan.timings import newest_timing
+from discord_lora.finetuning import forecast
 from discord_lora.finetuning.run_folder import IDENTITY_FILE
-from discord_lora.hardware import detect_hardware
+from discord_lora.hardware import Hardware, detect_hardware
 from discord_lora.settings import load_settings
 from run_scripts import run_here, tiny_model_folder, write_chat
 
@@ -49,6 +50,20 @@ def test_a_plan_is_modelled_until_it_is_calibrated(words, monkeypatch, capsys):
     assert timing.time.forward > 0
     assert timing.base_bytes > 0
     assert timing.start_up_seconds > 0
+
+
+def test_a_full_card_is_said_and_is_looked_at_after_timing(words, monkeypatch, capsys):
+    timed = []
+
+    def no_room(_hardware):
+        assert timed
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(forecast, "in_a_process_of_its_own", lambda *_: None)
+    monkeypatch.setattr(forecast, "add_timing", lambda *_: timed.append(True))
+    monkeypatch.setattr(Hardware, "machine", no_room)
+    assert run_here(monkeypatch, ANALYZE, *words, "--calibrate") == 2
+    assert "no memory left to plan with" in capsys.readouterr().err
 
 
 def test_a_finished_run_leaves_its_timing(words, tmp_path, monkeypatch, capsys):

@@ -48,7 +48,7 @@ from discord_lora.finetuning.training_state import (
     build_state,
     make_accelerator,
 )
-from discord_lora.hardware import Hardware, detect_hardware, the_cpu
+from discord_lora.hardware import Hardware, detect_hardware, memory_must_suffice, the_cpu
 from discord_lora.model_location import locate_base_model
 from discord_lora.sample import SAMPLE_MODEL_NAME
 from discord_lora.settings import Settings, set_in_environment
@@ -108,17 +108,19 @@ def forecast(settings: Settings, asked: Asked, console: Console) -> NightPlan:
     """Plan the night that these settings would give.
 
     Raises:
-        UserError: data or model cannot be had, or memory runs out while it is timed.
+        UserError: data or model cannot be had, or memory runs out while something is timed.
     """
     card = find_card(asked.gpu) if asked.gpu else None
     say = plainly(console)
     dataset = open_with_any_tokenizer(settings, say)
     hardware = the_cpu() if is_cpu(asked.gpu) else detect_hardware()
-    machine = Machine.of_card(card) if card else hardware.machine()
     run = plan_as_set(settings, dataset)
     shape = model_shape(settings.base_model, locate_base_model(settings.base_model, say))
     if asked.calibrate:
         add_timing(settings.logs_dir, in_a_process_of_its_own(settings, console))
+    # After timing, which shall not find the card partly taken by what is measured here.
+    with memory_must_suffice(f"{hardware.name} has no memory left to plan with; free some of it."):
+        machine = Machine.of_card(card) if card else hardware.machine()
     at_hand = card is None or card == find_card(hardware.name)
     timing = newest_timing(settings.logs_dir, hardware.description, settings) if at_hand else None
     night = night_of(
