@@ -189,7 +189,8 @@ def test_the_json_has_exactly_the_documented_keys():
 
     free = {"source.dropped", "source.preparation.dropped", "quality.mean_parts",
             "languages.messages", "languages.shares", "private_data.kinds",
-            "learned.private_data.kinds"}  # fmt: skip
+            "learned.languages.messages",
+            "learned.languages.shares", "learned.private_data.kinds"}  # fmt: skip
     report = report_on(
         *chatter(60), say("Eve", "one two three four five six seven", id="a", minute=99),
         say("Eve", "one two three four five six seven", id="b", minute=100),
