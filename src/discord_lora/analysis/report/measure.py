@@ -1,6 +1,5 @@
 """Columns of messages → the data report, and the figures of each single message behind it."""
 
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -128,16 +127,20 @@ def _known(values: npt.ArrayLike) -> report.Distribution:
 def _source(columns: MessageColumns, options: Options) -> report.Source:
     account = columns.account
     return report.Source(
-        # A name on Linux may be bytes that are no UTF-8, which JSON cannot hold.
-        files=[os.fsencode(path).decode(errors="replace") for path in options.files],
+        files=[_as_utf8(str(path)) for path in options.files],
         lines=account.lines,
         messages=len(columns.frame) if columns.ready is None else 0,
         dropped=dict(account.dropped),
         unreadable=len(account.rejects),
         ready_conversations=len(account.conversations),
-        remarks=list(account.remarks()),
+        remarks=[_as_utf8(remark) for remark in account.remarks()],
         preparation=options.preparation,
     )
+
+
+def _as_utf8(text: str) -> str:
+    """A file's name on Linux may be bytes that are no UTF-8, which JSON cannot hold."""
+    return text.encode(errors="replace").decode()
 
 
 def _overview(measures: Measures, timezone: str) -> report.Overview:
