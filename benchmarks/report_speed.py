@@ -1,9 +1,10 @@
 """How long the data report takes and how much memory, up to a million messages.
 
 Each line is the real script in a process of its own, from its start to its end. The messages are
-a file's own (default: the sample chat's), repeated under new ids, one copy after the other in
-time, until there are as many as the line says. `all different` adds letters to the words of each
-copy, so that no text stands there twice: more work for finding near repeats.
+a file's own (default: the sample chat's), repeated under new ids until there are as many as the
+line says, each copy a 64th of the whole time later than the one before, so that they overlap.
+`all different` adds letters to the words of each copy, so that no text stands there twice: more
+work for finding near repeats.
 """
 
 import re

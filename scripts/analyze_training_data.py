@@ -86,6 +86,7 @@ def main() -> int | None:
             None if args.no_tokens else find_token_counter(settings.base_model, console),
             preparation,
             tuple(args.paths) or (path,),
+            settings.max_seq_length,
         )
         with console.status("measuring", spinner="line"):
             measures = measure.measure(columns, options)

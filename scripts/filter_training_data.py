@@ -39,6 +39,7 @@ def main() -> int | None:
     from discord_lora.analysis.report import report_files
     from discord_lora.analysis.report.activity import check_timezone
     from discord_lora.analysis.report.measure import Options, make_report, measure
+    from discord_lora.messages.opt_out import OPTED_OUT
     from discord_lora.messages.report import what_next
 
     check_timezone(args.timezone)
@@ -57,6 +58,7 @@ def main() -> int | None:
     wanted = {name: getattr(args, name) for name in ASKED}
     if args.picked:
         wanted["picked"] = hand_pick.read_ticks(args.picked, columns.frame["id"])
+        wanted["opted_out"] = columns.account.dropped[OPTED_OUT]
     choice = choose.choose(measures, choose.Criteria(**wanted))
     before = choose.summarise(measures, columns.frame["train"].to_numpy())
     after = choose.summarise(measures, choice.chosen)

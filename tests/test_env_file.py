@@ -45,6 +45,18 @@ def test_writing_values_makes_a_file_where_there_is_none(tmp_path):
         write_env(tmp_path / "nowhere" / ".env", {"EPOCHS": "2"})
 
 
+def test_a_symbolic_link_stays_one(tmp_path):
+    path = env(tmp_path, "EPOCHS=9\n")
+    link = tmp_path / "my.env"
+    try:
+        link.symlink_to(path)
+    except OSError:
+        pytest.skip("symbolic links are not allowed here")
+    write_env(link, {"EPOCHS": "2"})
+    assert link.is_symlink()
+    assert path.read_text() == "EPOCHS=2\n"
+
+
 def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path):
     """It may hold a token."""
     (tmp_path / "my.env").mkdir()

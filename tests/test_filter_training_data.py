@@ -170,6 +170,22 @@ def test_ticks_in_the_csv_are_what_is_chosen(small, monkeypatch, capsys):
     assert len(chosen) == 7
 
 
+def test_ticks_outlive_an_opt_out(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "chat.jsonl"
+    with path.open("wb") as stream:
+        for message in chatter(30):
+            write_line(stream, replace(message, author_id=str("ABC".index(message.author[0]) + 1)))
+    ticks = tmp_path / "ticks.csv"
+    ticks.write_text("keep,key\nx,mm0\nx,mm1\nx,mm2\n")
+    out = tmp_path / "opt_out.json"
+    out.write_text("1\n")
+    monkeypatch.setenv("OPT_OUT_FILE", str(out))
+    found = read_training_data(run(monkeypatch, path, "--picked", ticks)).messages
+    assert [message.id for message in found if message.train] == ["m1", "m2"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "gone because their authors opted out: 1" in said
+
+
 def test_what_to_type_next_can_be_typed(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "my chats"
     folder.mkdir()

@@ -5,8 +5,11 @@ import json
 import pytest
 import torch
 
+from discord_lora.adapter_folder import RUN_FILE, WEIGHTS_FILE
 from discord_lora.analysis.plan.timings import newest_timing
-from discord_lora.hardware import detect_hardware
+from discord_lora.finetuning import forecast
+from discord_lora.finetuning.run_folder import IDENTITY_FILE
+from discord_lora.hardware import Hardware, detect_hardware
 from discord_lora.settings import load_settings
 from run_scripts import run_here, tiny_model_folder, write_chat
 
@@ -47,6 +50,20 @@ def test_a_plan_is_modelled_until_it_is_calibrated(words, monkeypatch, capsys):
     assert timing.time.forward > 0
     assert timing.base_bytes > 0
     assert timing.start_up_seconds > 0
+
+
+def test_a_full_card_is_said_and_is_looked_at_after_timing(words, monkeypatch, capsys):
+    timed = []
+
+    def no_room(_hardware):
+        assert timed
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(forecast, "in_a_process_of_its_own", lambda *_: None)
+    monkeypatch.setattr(forecast, "add_timing", lambda *_: timed.append(True))
+    monkeypatch.setattr(Hardware, "machine", no_room)
+    assert run_here(monkeypatch, ANALYZE, *words, "--calibrate") == 2
+    assert "no memory left to plan with" in capsys.readouterr().err
 
 
 def test_a_finished_run_leaves_its_timing(words, tmp_path, monkeypatch, capsys):
@@ -145,3 +162,25 @@ def test_a_plan_that_cannot_be_is_not_written(words, tmp_path, monkeypatch, caps
     assert run_here(monkeypatch, ANALYZE, *words, *wish) == 2
     assert "Nothing is written" in capsys.readouterr().err
     assert path.read_text() == "EPOCHS=9\n"
+
+
+def test_a_plan_does_not_stop_an_unfinished_run(words, tmp_path, monkeypatch, capsys):
+    finished, unfinished = (tmp_path / name for name in ("server-tiny", "server-tiny-2"))
+    (unfinished / "checkpoints" / "step-00002000").mkdir(parents=True)
+    finished.mkdir()
+    for name in (WEIGHTS_FILE, RUN_FILE):
+        (finished / name).touch()
+    (finished / IDENTITY_FILE).write_text("{}")
+    path = tmp_path / "my.env"
+    before = f"OUTPUT_DIR='{tmp_path}'\n"
+    path.write_text(before)
+    assert run_here(monkeypatch, ANALYZE, *words, "--env-file", path) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "server-tiny-2 holds an unfinished run, saved after step 2,000, which" in said
+    assert run_here(monkeypatch, ANALYZE, *words, "--env-file", path, "--write-env") == 2
+    assert "the unfinished run could not go on" in " ".join(capsys.readouterr().err.split())
+    assert path.read_text() == before
+    path.write_text(f"{before}RUN_NAME=another\n")
+    assert run_here(monkeypatch, ANALYZE, *words, "--env-file", path, "--write-env") == 0
+    assert "unfinished" not in capsys.readouterr().out
+    assert "EPOCHS=3" in path.read_text()

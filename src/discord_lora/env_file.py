@@ -63,6 +63,8 @@ def write_env(path: Path, values: Mapping[str, str]) -> Path | None:
         UserError: it cannot be written.
     """
     backup, text = None, ""
+    if path.is_symlink():  # the file behind it is meant, not the link
+        path = path.resolve()
     aside = path.with_name(path.name + ".part")
     try:
         if path.is_file():

@@ -36,18 +36,20 @@ from discord_lora.conversations.dataset import Dataset
 from discord_lora.conversations.dataset_cache import open_dataset
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.packing import TrainingPlan, pack, plan_training
+from discord_lora.conversations.prompt_format import Voice
 from discord_lora.env_file import write_env
 from discord_lora.finetuning.adapter import attach_adapter, steps_already_seen
 from discord_lora.finetuning.calibration import calibrate
+from discord_lora.finetuning.checkpoints import saved_steps
 from discord_lora.finetuning.processes import is_sharded
-from discord_lora.finetuning.run_folder import fingerprint
+from discord_lora.finetuning.run_folder import choose_run_folder, fingerprint
 from discord_lora.finetuning.training_model import TrainingModel
 from discord_lora.finetuning.training_state import (
     TrainingState,
     build_state,
     make_accelerator,
 )
-from discord_lora.hardware import Hardware, detect_hardware, the_cpu
+from discord_lora.hardware import Hardware, detect_hardware, memory_must_suffice, the_cpu
 from discord_lora.model_location import locate_base_model
 from discord_lora.sample import SAMPLE_MODEL_NAME
 from discord_lora.settings import Settings, set_in_environment
@@ -57,7 +59,7 @@ def plan_the_night(asked: Asked, settings: Settings, console: Console) -> None:
     """Show memory, choices and what ends in time; if asked for, write the lines for .env.
 
     Raises:
-        UserError: as `forecast`, or .env cannot be written.
+        UserError: as `forecast`, or .env cannot be written, or would stop an unfinished run.
     """
     plan = forecast(settings, asked, console)
     now = datetime.now().astimezone()  # timing the machine may have taken minutes
@@ -80,8 +82,14 @@ def plan_the_night(asked: Asked, settings: Settings, console: Console) -> None:
         chosen = deadline.strategy
     lines = {**asked.given, **chosen.env(plan.learning_rate)}
     show_lines(lines, console)
-    if asked.write_env is not None:
-        write_lines(asked.write_env, lines, console)
+    if asked.write_env is None:
+        return
+    if plan.unfinished:
+        raise UserError(
+            f"Nothing is written into {asked.write_env}: with it the unfinished run could not go "
+            "on; finish that one first, or set another RUN_NAME."
+        )
+    write_lines(asked.write_env, lines, console)
 
 
 def write_lines(path: Path, lines: dict[str, str], console: Console) -> None:
@@ -101,20 +109,22 @@ def forecast(settings: Settings, asked: Asked, console: Console) -> NightPlan:
     """Plan the night that these settings would give.
 
     Raises:
-        UserError: data or model cannot be had, or memory runs out while it is timed.
+        UserError: data or model cannot be had, or memory runs out while something is timed.
     """
     card = find_card(asked.gpu) if asked.gpu else None
     say = plainly(console)
     dataset = open_with_any_tokenizer(settings, say)
     hardware = the_cpu() if is_cpu(asked.gpu) else detect_hardware()
-    machine = Machine.of_card(card) if card else hardware.machine()
     run = plan_as_set(settings, dataset)
     shape = model_shape(settings.base_model, locate_base_model(settings.base_model, say))
     if asked.calibrate:
         add_timing(settings.logs_dir, in_a_process_of_its_own(settings, console))
+    # After timing, which shall not find the card partly taken by what is measured here.
+    with memory_must_suffice(f"{hardware.name} has no memory left to plan with; free some of it."):
+        machine = Machine.of_card(card) if card else hardware.machine()
     at_hand = card is None or card == find_card(hardware.name)
     timing = newest_timing(settings.logs_dir, hardware.description, settings) if at_hand else None
-    return night_of(
+    night = night_of(
         settings,
         run,
         dataset.validation_examples,
@@ -123,6 +133,21 @@ def forecast(settings: Settings, asked: Asked, console: Console) -> NightPlan:
         timing=timing,
         seconds_per_step=asked.seconds_per_step,
         looks_filtered=asked.looks_filtered,
+    )
+    return replace(night, unfinished=unfinished_run(settings, dataset.voice))
+
+
+def unfinished_run(settings: Settings, voice: Voice) -> str:
+    """What to know of a run that stands where the planned one would go; empty if none does."""
+    # No data have this fingerprint: a finished run is passed over, as it is with new settings.
+    folder = choose_run_folder(settings, voice, "", fresh=True)
+    if folder.is_finished or not folder.holds_work:
+        return ""
+    step = max(saved_steps(folder.checkpoints), default=0)
+    return (
+        f"{folder.path} holds an unfinished run, saved after step {step:,}, which goes on only "
+        "with its own settings: run training/train_lora.py with them, or set RUN_NAME for a new "
+        "one."
     )
 
 

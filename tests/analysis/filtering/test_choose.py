@@ -150,6 +150,15 @@ def test_a_ticked_message_that_is_not_there_is_told():
         chosen(chatter(5), picked=frozenset({"m1", "gone"}))
 
 
+def test_a_ticked_message_of_somebody_who_opted_out_since_is_left_out():
+    picked = frozenset({"m1", "gone"})
+    choice = choose(measured(*chatter(5)), Criteria(picked=picked, opted_out=1))
+    assert choice.chosen.tolist() == [False, True, False, False, False]
+    assert (choice.gone, choice.left_out) == (1, {"not ticked": 4})
+    with pytest.raises(UserError, match="1 of 1 ticked messages"):
+        chosen(chatter(5), picked=frozenset({"gone"}), opted_out=1)
+
+
 NAMES = st.lists(st.sampled_from(["Ada", "Bob", "Cy"]), max_size=2)
 CRITERIA = st.builds(
     Criteria,

@@ -41,9 +41,10 @@ def saying(author, *texts, **fields):
     ]
 
 
-def report_on(messages):
+def report_on(messages, **options):
     columns = MessageColumns(columns_of(messages))
-    return make_report(columns, measure(columns, Options()), Options())
+    options = Options(**options)
+    return make_report(columns, measure(columns, options), options)
 
 
 def sentences_on(messages):
@@ -166,6 +167,29 @@ def test_languages_of_a_handful_of_messages_are_no_advice(german, english, said)
     ]
     found = sentences_on(messages).keys() & {"several_languages", "not_english"}
     assert found == ({said} if said else set())
+
+
+def test_languages_of_what_is_context_are_no_advice():
+    german = saying("Ann", *(f"{GERMAN} {n}" for n in range(60)), train=False)
+    english = saying("Bob", *(f"I think that is what they have {n}" for n in range(60)))
+    report = report_on([*german, *english])
+    assert report.languages.shares == {"de": 0.5, "en": 0.5}
+    assert report.learned.languages.shares == {"en": 1}
+    assert not {"several_languages", "not_english"} & {it.key for it in report.findings}
+
+
+@pytest.mark.parametrize(("limit", "train", "said"), [(9, True, True), (10, True, False),
+                                                      (9, False, False)])  # fmt: skip
+def test_long_messages_are_those_to_learn_from_that_would_be_cut(limit, train, said):
+    def count(texts):
+        return texts.str.split(" ").list.len().to_numpy()
+
+    messages = [*varied(9), *saying("Ann", "one two three four five six seven eight nine ten",
+                                    train=train)]  # fmt: skip
+    found = report_on(messages, count_tokens=count, max_seq_length=limit).findings
+    sentences = [it.sentence for it in found if it.key == "long_messages"]
+    assert len(sentences) == said
+    assert all(f"MAX_SEQ_LENGTH={limit} is cut off" in it for it in sentences)
 
 
 def test_missing_replies_are_told_where_discord_had_some():

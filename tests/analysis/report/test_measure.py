@@ -1,7 +1,9 @@
 """The report's figures equal a computation of their own in plain Python over the same file."""
 
 import json
+import os
 import statistics
+import sys
 from collections import Counter, defaultdict
 from datetime import datetime
 from itertools import pairwise
@@ -189,7 +191,8 @@ def test_the_json_has_exactly_the_documented_keys():
 
     free = {"source.dropped", "source.preparation.dropped", "quality.mean_parts",
             "languages.messages", "languages.shares", "private_data.kinds",
-            "learned.private_data.kinds"}  # fmt: skip
+            "learned.languages.messages",
+            "learned.languages.shares", "learned.private_data.kinds"}  # fmt: skip
     report = report_on(
         *chatter(60), say("Eve", "one two three four five six seven", id="a", minute=99),
         say("Eve", "one two three four five six seven", id="b", minute=100),
@@ -200,6 +203,17 @@ def test_the_json_has_exactly_the_documented_keys():
     found = set(paths(json.loads(as_json(report))))
     optional = {path for path in documented if path.startswith("source.preparation.")}
     assert found == documented - optional
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text elsewhere")
+def test_a_file_name_that_is_no_text_can_be_written(tmp_path):
+    path = tmp_path / os.fsdecode(b"chat\xff.jsonl")
+    write_chat(path, 20)
+    with path.open("a") as stream:
+        stream.write("[broken\n")
+    found = json.loads(as_json(report_of(path, files=(path,))))["source"]
+    assert found["files"] == [str(tmp_path / "chat?.jsonl")]
+    assert "chat?.jsonl, line 21" in found["remarks"][0]
 
 
 def test_one_message_gives_a_whole_report():

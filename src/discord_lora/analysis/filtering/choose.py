@@ -40,6 +40,8 @@ class Criteria:
     min_quality: float | None = None
     picked: frozenset[str] | None = None
     """Ids that somebody ticked."""
+    opted_out: int = 0
+    """Messages that were left out on reading: ticks that are not found may be of them."""
     best: int | None = None
 
 
@@ -51,6 +53,8 @@ class Choice:
     context_before: int
     left_out: dict[str, int]
     """By the first reason that applies; each reason asked for is there."""
+    gone: int = 0
+    """Ticked messages that are not in the data any more; they count nowhere else."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,8 @@ def choose(measures: Measures, criteria: Criteria) -> Choice:
         fitting = left & fits(left)
         left_out[reason] = int(np.count_nonzero(left) - np.count_nonzero(fitting))
         left = fitting
-    return Choice(left, int(np.count_nonzero(~learned)), left_out)
+    gone = len(_not_found(measures.frame["id"], criteria.picked or frozenset()))
+    return Choice(left, int(np.count_nonzero(~learned)), left_out, gone)
 
 
 def summarise(measures: Measures, mask: Mask) -> Summary:
@@ -261,7 +266,8 @@ def _by_worth(measures: Measures, criteria: Criteria) -> list[Step]:
         good = measures.score >= criteria.min_quality
         steps.append((f"quality below {criteria.min_quality:g}", _always(good)))
     if criteria.picked is not None:
-        steps.append(("not ticked", _always(_ticked(measures.frame["id"], criteria.picked))))
+        ticked = _ticked(measures.frame["id"], criteria.picked, criteria.opted_out)
+        steps.append(("not ticked", _always(ticked)))
     if criteria.best is not None:
         count = criteria.best
         steps.append((f"not among the best {count:,}", lambda left: best_of(measures, left, count)))
@@ -275,12 +281,16 @@ def _first_of_each(measures: Measures, left: Mask) -> Mask:
     return (measures.words.counts < FEWEST_WORDS) | _only(first, len(left))
 
 
-def _ticked(ids: pl.Series, picked: frozenset[str]) -> Mask:
-    ticked = pl.Series(sorted(picked), dtype=pl.String)
-    unknown = ticked.filter(~ticked.is_in(ids.implode()))
-    if len(unknown):
+def _ticked(ids: pl.Series, picked: frozenset[str], opted_out: int) -> Mask:
+    unknown = _not_found(ids, picked)
+    if len(unknown) and (not opted_out or len(unknown) == len(picked)):
         raise UserError(
-            f"--picked: {len(unknown):,} of {len(ticked):,} ticked messages are not in the data "
+            f"--picked: {len(unknown):,} of {len(picked):,} ticked messages are not in the data "
             f"(the first: {unknown[0]}); name the data that the CSV was written from."
         )
-    return ids.is_in(ticked.implode()).to_numpy()
+    return ids.is_in(list(picked)).to_numpy()
+
+
+def _not_found(ids: pl.Series, picked: frozenset[str]) -> pl.Series:
+    ticked = pl.Series(sorted(picked), dtype=pl.String)
+    return ticked.filter(~ticked.is_in(ids.implode()))

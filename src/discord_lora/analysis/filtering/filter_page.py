@@ -22,6 +22,8 @@ def print_choice(
     console.print(_before_and_after(before, after, total, kept if remove else total))
     console.print()
     console.print(_account(choice, after, total))
+    if choice.gone:
+        console.print(f"ticked messages gone because their authors opted out: {choice.gone:,}")
     console.print(
         "What is left out is removed."
         if remove

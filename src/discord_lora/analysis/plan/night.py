@@ -210,6 +210,8 @@ class NightPlan:
     """Of the run that the settings describe now, without the steps that are done."""
     first_step: int = 0
     """Steps that are done."""
+    unfinished: str = ""
+    """What to know of an earlier run that other settings would keep from going on."""
 
     @property
     def as_set_time(self) -> RunTime:

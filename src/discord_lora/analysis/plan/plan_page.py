@@ -61,6 +61,8 @@ def show_plan(
             f"As it is set now: {plan.as_set.steps:,.0f} steps, {duration(taken.low)} to "
             f"{duration(taken.high)}."
         )
+    if plan.unfinished:
+        console.print(plan.unfinished, markup=False)
 
 
 def show_memory(plan: NightPlan, console: Console) -> None:
@@ -193,6 +195,7 @@ def show_deadline(
 
 
 def show_lines(lines: Mapping[str, str], console: Console) -> None:
-    """What belongs into `.env`."""
-    text = "  ".join(env_line(key, value) for key, value in lines.items())
-    console.print(f"In .env:  {text}", markup=False)
+    """What belongs into `.env`, as it can be pasted there."""
+    console.print("In .env:")
+    for key, value in lines.items():
+        console.print(env_line(key, value), markup=False, soft_wrap=True)

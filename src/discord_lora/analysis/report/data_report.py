@@ -205,6 +205,8 @@ class Learned:
     authors: Annotated[Authors, "who wrote them"]
     content: Annotated[Content, "what they consist of"]
     duplicates: Annotated[Duplicates, "texts that stand among them more than once"]
+    languages: Annotated[Languages, "their languages"]
+    tokens: Annotated[Distribution | None, "tokens of each; null when not counted"]
     private_data: Annotated[PrivateData, "counts of private data in them"]
 
 

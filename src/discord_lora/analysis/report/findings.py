@@ -26,17 +26,19 @@ _FIRST_REPLIES = "2020-11"
 """When Discord began to have replies."""
 
 
-def find(report: DataReport) -> list[Finding]:
+def find(report: DataReport, max_seq_length: int) -> list[Finding]:
     """Everything worth saying, the gravest first.
 
     What stands in the messages is judged of those to learn from alone (`report.learned`): what a
     filter has made context is read and never imitated, and needs no advice any more.
+    `max_seq_length` is where a message would be cut off, in tokens.
     """
     found = [
         *_amount(report),
         *_authors(report),
         *_noise(report),
         *_talk(report),
+        *_long_messages(report, max_seq_length),
         *_languages(report),
         *_privacy(report),
         *_reading(report),
@@ -212,17 +214,22 @@ def _talk(report: DataReport) -> Iterator[Finding]:
             "No message is marked as a reply: who answers whom is guessed from names and silence. "
             "A new export as JSON has the replies, which Discord knows since November 2020.",
         )  # fmt: skip
-    long = report.lengths.tokens
-    if long is not None and long.p99 > 512:
+
+
+def _long_messages(report: DataReport, max_seq_length: int) -> Iterator[Finding]:
+    long = report.learned and report.learned.tokens
+    if long and long.p99 > max_seq_length:
         yield Finding(
             "long_messages", "advice", long.p99,
             f"One message in a hundred has more than {long.p99:,} tokens: what is longer than "
-            "MAX_SEQ_LENGTH is cut off.",
+            f"MAX_SEQ_LENGTH={max_seq_length} is cut off.",
         )  # fmt: skip
 
 
 def _languages(report: DataReport) -> Iterator[Finding]:
-    messages, shares = report.languages.messages, report.languages.shares
+    if report.learned is None:
+        return
+    messages, shares = report.learned.languages.messages, report.learned.languages.shares
     if sum(messages[code] for code in shares) < _FEWEST_CLEAR:
         return
     known = [(code, share) for code, share in shares.items() if messages[code] >= _FEWEST_OF_ONE]

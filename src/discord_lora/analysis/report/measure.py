@@ -1,6 +1,5 @@
 """Columns of messages → the data report, and the figures of each single message behind it."""
 
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -58,6 +57,8 @@ class Options:
     preparation: report.Preparation | None = None
     files: tuple[Path, ...] = ()
     """What somebody named, which may be exports that were prepared first."""
+    max_seq_length: int = 512
+    """Tokens from which on a message would be cut off."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ def make_report(columns: MessageColumns, measures: Measures, options: Options) -
         lengths = pool.submit(_lengths, measures, options)
         private_data = pool.submit(find_private_data, frame["content"])
         content = pool.submit(find_content, frame["content"], measures.words)
+        languages = _languages(frame)
         made = report.DataReport(
             format=report.REPORT_FORMAT,
             source=_source(columns, options),
@@ -108,12 +110,12 @@ def make_report(columns: MessageColumns, measures: Measures, options: Options) -
             quality=_quality(measures),
             content=_content(content.result(), everything),
             duplicates=_duplicates(measures, measures.duplicates, everything),
-            languages=_languages(frame),
+            languages=languages,
             private_data=_private_data(private_data.result(), everything),
-            learned=_learned(measures, content.result(), private_data.result()),
+            learned=_learned(measures, content.result(), private_data.result(), languages),
             findings=[],
         )
-    return replace(made, findings=find(made))
+    return replace(made, findings=find(made, options.max_seq_length))
 
 
 def _known(values: npt.ArrayLike) -> report.Distribution:
@@ -125,16 +127,20 @@ def _known(values: npt.ArrayLike) -> report.Distribution:
 def _source(columns: MessageColumns, options: Options) -> report.Source:
     account = columns.account
     return report.Source(
-        # A name on Linux may be bytes that are no UTF-8, which JSON cannot hold.
-        files=[os.fsencode(path).decode(errors="replace") for path in options.files],
+        files=[_as_utf8(str(path)) for path in options.files],
         lines=account.lines,
         messages=len(columns.frame) if columns.ready is None else 0,
         dropped=dict(account.dropped),
         unreadable=len(account.rejects),
         ready_conversations=len(account.conversations),
-        remarks=list(account.remarks()),
+        remarks=[_as_utf8(remark) for remark in account.remarks()],
         preparation=options.preparation,
     )
+
+
+def _as_utf8(text: str) -> str:
+    """A file's name on Linux may be bytes that are no UTF-8, which JSON cannot hold."""
+    return text.encode(errors="replace").decode()
 
 
 def _overview(measures: Measures, timezone: str) -> report.Overview:
@@ -302,7 +308,10 @@ def _private_data(found: Masks, rows: Mask) -> report.PrivateData:
     return report.PrivateData(part(kinds.pop("any"), np.count_nonzero(rows)), kinds)
 
 
-def _learned(measures: Measures, content: Masks, private_data: Masks) -> report.Learned | None:
+def _learned(
+    measures: Measures, content: Masks, private_data: Masks, languages: report.Languages
+) -> report.Learned | None:
+    """Of the messages to learn from; `languages` are those of all messages."""
     rows = measures.frame["train"].to_numpy()
     if not rows.any():
         return None
@@ -316,5 +325,7 @@ def _learned(measures: Measures, content: Masks, private_data: Masks) -> report.
         authors=_authors(measures, rows),
         content=_content(content, rows),
         duplicates=_duplicates(measures, duplicates, rows),
+        languages=languages if rows.all() else _languages(measures.frame.filter(pl.Series(rows))),
+        tokens=None if measures.tokens is None else distribution(measures.tokens[rows]),
         private_data=_private_data(private_data, rows),
     )

@@ -38,7 +38,8 @@ KINDS: Final = {kind: it.replace(r"\b", r"(?-u:\b)") for kind, it in _PATTERNS.i
 """Kind → the pattern that finds it."""
 
 _MAY_HOLD_ONE: Final = (
-    r"[0-9]{2}|@|(?i:pass)|-----BEGIN|_|sk-|xox|AKIA|AIza|eyJ|contrase|[MNO][\w-]{23}"
+    r"\d{2}|\d\.\d\.|@|(?i:pass|contrase)|-----BEGIN|_|sk-|xox|AKIA|AIza|eyJ|[MNO][\w-]{23}"
+    r"|/webhooks/"
 )
 
 

@@ -11,16 +11,23 @@ from tokenizers import Tokenizer
 from discord_lora.analysis.report.measure import CountTokens
 from discord_lora.console import UserError, plainly
 from discord_lora.model_location import locate_base_model
+from discord_lora.sample import is_sample
 
 _BATCH = 5_000
 _FILE = "tokenizer.json"
 
 
 def find_token_counter(base_model: str, console: Console) -> CountTokens | None:
-    """None, and a line that says why, when the model has no tokenizer within reach."""
-    location = locate_base_model(base_model, plainly(console))
+    """None, and a line that says why, when the model has no tokenizer within reach.
+
+    Raises:
+        UserError: as `locate_base_model`, but for a sample model that cannot be fetched.
+    """
+    say = plainly(console)
+    if not is_sample(base_model):
+        locate_base_model(base_model, say)
     try:
-        return token_counter(location)
+        return token_counter(locate_base_model(base_model, say))
     except UserError as error:
         console.print(f"tokens are not counted. {error}", style="yellow", markup=False)
         return None
@@ -62,11 +69,11 @@ def _load(location: str) -> Tokenizer:
 
 def _download(name: str) -> Path:
     from huggingface_hub import hf_hub_download  # noqa: PLC0415 - slow, and often not needed
-    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
+    from httpx2 import HTTPError  # noqa: PLC0415
 
     try:
         return Path(hf_hub_download(name, _FILE))
-    except (HfHubHTTPError, OSError, ValueError):
+    except (HTTPError, OSError, ValueError):
         raise UserError(
             f"BASE_MODEL: the tokenizer of {name} is not on this computer and cannot be fetched."
         ) from None
