@@ -52,6 +52,14 @@ def test_a_plan_is_modelled_until_it_is_calibrated(words, monkeypatch, capsys):
     assert timing.start_up_seconds > 0
 
 
+def test_a_model_that_is_not_here_yet_comes_on_top(words, monkeypatch, capsys):
+    assert run_here(monkeypatch, ANALYZE, *words) == 0
+    assert "not on this computer" not in capsys.readouterr().out
+    monkeypatch.setattr(forecast, "weights_are_here", lambda _location: False)
+    assert run_here(monkeypatch, ANALYZE, *words) == 0
+    assert "is not on this computer yet. Fetching it, about 0.0 GB" in capsys.readouterr().out
+
+
 def test_a_full_card_is_said_and_is_looked_at_after_timing(words, monkeypatch, capsys):
     timed = []
 

@@ -98,7 +98,7 @@ def fetch_weights(
     Raises:
         UserError: memory would not hold them.
     """
-    if Path(location).is_dir() or _are_here(location):
+    if weights_are_here(location):
         return 0.0
     check_memory(location, hardware, quantization, sharded_over)
     begun = time.monotonic()
@@ -109,9 +109,12 @@ def fetch_weights(
     return time.monotonic() - begun
 
 
-def _are_here(name: str) -> bool:
+def weights_are_here(location: str) -> bool:
+    """Whether a model lies on this computer; asks nobody else."""
+    if Path(location).is_dir():
+        return True
     try:
-        folder = snapshot_download(name, allow_patterns=WEIGHT_FILES, local_files_only=True)
+        folder = snapshot_download(location, allow_patterns=WEIGHT_FILES, local_files_only=True)
     except (OSError, ValueError):  # nothing, or not all of it
         return False
     # Where something else has fetched the configuration, the hub's library calls that all.

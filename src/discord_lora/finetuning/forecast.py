@@ -30,6 +30,7 @@ from discord_lora.base_model import (
     load_base_model,
     load_tokenizer,
     model_shape,
+    weights_are_here,
 )
 from discord_lora.console import UserError, make_console, make_progress, plainly
 from discord_lora.conversations.dataset import Dataset
@@ -116,7 +117,8 @@ def forecast(settings: Settings, asked: Asked, console: Console) -> NightPlan:
     dataset = open_with_any_tokenizer(settings, say)
     hardware = the_cpu() if is_cpu(asked.gpu) else detect_hardware()
     run = plan_as_set(settings, dataset)
-    shape = model_shape(settings.base_model, locate_base_model(settings.base_model, say))
+    location = locate_base_model(settings.base_model, say)
+    shape = model_shape(settings.base_model, location)
     if asked.calibrate:
         add_timing(settings.logs_dir, in_a_process_of_its_own(settings, console))
     # After timing, which shall not find the card partly taken by what is measured here.
@@ -134,7 +136,11 @@ def forecast(settings: Settings, asked: Asked, console: Console) -> NightPlan:
         seconds_per_step=asked.seconds_per_step,
         looks_filtered=asked.looks_filtered,
     )
-    return replace(night, unfinished=unfinished_run(settings, dataset.voice))
+    return replace(
+        night,
+        unfinished=unfinished_run(settings, dataset.voice),
+        is_to_be_fetched=not weights_are_here(location),
+    )
 
 
 def unfinished_run(settings: Settings, voice: Voice) -> str:

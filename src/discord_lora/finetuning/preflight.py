@@ -100,7 +100,7 @@ def look(run: Run) -> Found:
     except UserError:
         pass  # of an unusual kind: nothing is known of it beforehand
     else:
-        weights = shape.linear_weights + shape.embedding_weights
+        weights = shape.weights
         room = room_of(run, shape, hardware)
     facts = Facts(
         is_cuda=hardware.is_cuda,

@@ -92,6 +92,10 @@ class ModelShape:
         """Embedding and head."""
         return self.vocabulary * self.hidden * (1 if self.tied else 2)
 
+    @property
+    def weights(self) -> int:
+        return self.linear_weights + self.embedding_weights
+
     def lora_weights(self, r: int, targets: str = ALL_LINEAR) -> int:
         """Of an adapter: r (in + out) for each layer that `targets` (LORA_TARGET_MODULES) names.
 

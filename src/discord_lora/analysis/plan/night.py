@@ -210,6 +210,8 @@ class NightPlan:
     """Of the run that the settings describe now, without the steps that are done."""
     first_step: int = 0
     """Steps that are done."""
+    is_to_be_fetched: bool = False
+    """True while the model's weights are not on this computer."""
     unfinished: str = ""
     """What to know of an earlier run that other settings would keep from going on."""
 
@@ -225,8 +227,7 @@ class NightPlan:
     @property
     def learning_rate(self) -> float:
         """For one epoch."""
-        shape = self.fit.shape
-        return learning_rate_for(shape.linear_weights + shape.embedding_weights)
+        return learning_rate_for(self.fit.shape.weights)
 
     @property
     def fits(self) -> bool:
@@ -321,7 +322,7 @@ def prices_of(made: Fit, settings: Settings, timing: Timing | None) -> Prices:
         checkpointed_share=share,
         quantized=settings.quantization == "nf4",
     )
-    stored = 2 * (made.shape.linear_weights + made.shape.embedding_weights)
+    stored = 2 * made.shape.weights
     return Prices(
         time,
         start_up_seconds=START_UP_SECONDS + stored / DISK_BYTES_PER_SECOND,

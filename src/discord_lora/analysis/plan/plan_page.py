@@ -61,6 +61,14 @@ def show_plan(
             f"As it is set now: {plan.as_set.steps:,.0f} steps, {duration(taken.low)} to "
             f"{duration(taken.high)}."
         )
+    if plan.is_to_be_fetched:
+        shape = plan.fit.shape
+        console.print(
+            f"{shape.name} is not on this computer yet. Fetching it, about "
+            f"{2 * shape.weights / 1e9:.1f} GB in 16 bit, comes on top of these times; "
+            "--calibrate does it now.",
+            markup=False,
+        )
     if plan.unfinished:
         console.print(plan.unfinished, markup=False)
 

@@ -68,8 +68,8 @@ def _load(location: str) -> Tokenizer:
 
 
 def _download(name: str) -> Path:
-    from huggingface_hub import hf_hub_download  # noqa: PLC0415 - slow, and often not needed
     from httpx2 import HTTPError  # noqa: PLC0415
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415 - slow, and often not needed
 
     try:
         return Path(hf_hub_download(name, _FILE))
