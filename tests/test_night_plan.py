@@ -188,6 +188,9 @@ def test_a_plan_does_not_stop_an_unfinished_run(words, tmp_path, monkeypatch, ca
     assert run_here(monkeypatch, ANALYZE, *words, "--env-file", path, "--write-env") == 2
     assert "the unfinished run could not go on" in " ".join(capsys.readouterr().err.split())
     assert path.read_text() == before
+    path.write_text(f"{before}EPOCHS=3\nMAX_STEPS=0\nLEARNING_RATE=0.0005\n")  # as planned
+    assert run_here(monkeypatch, ANALYZE, *words, "--env-file", path, "--write-env") == 0
+    assert "unfinished" in capsys.readouterr().out
     path.write_text(f"{before}RUN_NAME=another\n")
     assert run_here(monkeypatch, ANALYZE, *words, "--env-file", path, "--write-env") == 0
     assert "unfinished" not in capsys.readouterr().out

@@ -461,7 +461,7 @@ def test_a_window_closed_while_the_loss_is_measured_loses_nothing(tmp_path, monk
 def test_a_model_of_the_hub_is_fetched_once_and_its_time_is_no_start_up(tmp_path):
     write_chat(tmp_path / "chat.jsonl")
     hub = FakeHub(tiny_model_folder(tmp_path))
-    hub.slow_seconds, hub.cuts = 10, 1
+    hub.slow_seconds, hub.cuts = 4, 1
 
     def train(name, **environment):
         words = arguments(tmp_path, base_model=NAME, run_name=name, max_steps=20, epochs=9)

@@ -5,7 +5,6 @@ import re
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,8 @@ warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", F
 
 Report = Callable[[str], None]
 
-WEIGHT_FILES = ["model*.safetensors", "model.safetensors.index.json"]
+WEIGHTS_INDEX = "model.safetensors.index.json"
+WEIGHT_FILES = ["model*.safetensors", WEIGHTS_INDEX]
 """As transformers names them. Some publishers keep the same in other forms beside them."""
 
 SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
@@ -96,16 +96,19 @@ def fetch_weights(
     With a bar in a terminal. What was fetched before it was cut off is not fetched again.
 
     Raises:
-        UserError: memory would not hold them.
+        UserError: memory would not hold them, or they cannot be had.
     """
     if weights_are_here(location):
         return 0.0
     check_memory(location, hardware, quantization, sharded_over)
     begun = time.monotonic()
     enable_progress_bars()
-    with suppress(OSError, ValueError, HTTPError):  # loading says what is wrong
+    try:
         snapshot_download(location, allow_patterns=WEIGHT_FILES)
-    disable_progress_bars()
+    except Exception as error:  # each of its ways to the hub has errors of its own
+        raise UserError(_hub_problem(location, error)) from error
+    finally:
+        disable_progress_bars()
     return time.monotonic() - begun
 
 
@@ -114,11 +117,14 @@ def weights_are_here(location: str) -> bool:
     if Path(location).is_dir():
         return True
     try:
-        folder = snapshot_download(location, allow_patterns=WEIGHT_FILES, local_files_only=True)
-    except (OSError, ValueError):  # nothing, or not all of it
+        folder = Path(snapshot_download(location, local_files_only=True))
+        if (folder / "model.safetensors").exists():
+            return True
+        # Not all of it may be there, which the hub's library does not always know.
+        index = json.loads((folder / WEIGHTS_INDEX).read_text(encoding="utf-8"))
+        return all((folder / name).exists() for name in index["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
-    # Where something else has fetched the configuration, the hub's library calls that all.
-    return any(Path(folder).glob(WEIGHT_FILES[0]))
 
 
 def load_base_model(
@@ -161,7 +167,7 @@ def load_base_model(
 
 def _refuse_pickled(location: str) -> None:
     """The index of the safetensors may name other files, and transformers would read them."""
-    index = Path(location) / "model.safetensors.index.json"
+    index = Path(location) / WEIGHTS_INDEX
     try:
         files = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

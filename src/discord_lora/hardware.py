@@ -145,7 +145,10 @@ OUT_OF_MEMORY = (
     "DefaultCPUAllocator",
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
-    "Cannot allocate memory",  # mapping a file
+    # Mapping a file, as the systems say it in their languages.
+    "Cannot allocate memory",
+    "os error 1455",
+    "WinError 1455",
 )
 
 

@@ -258,18 +258,25 @@ def test_the_newest_progress_that_can_be_read(tmp_path):
     assert checkpoints.newest_progress(tmp_path) == {"step": 5}
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
 @pytest.mark.parametrize("failures", [2, 99])
-def test_a_drive_that_does_not_list_is_waited_for_and_then_named(tmp_path, monkeypatch, failures):
+def test_a_drive_that_does_not_list_is_waited_for_and_then_named(
+    tmp_path, monkeypatch, failures, number
+):
     save_checkpoint(tmp_path, checkpoint(5))
-    listed, failed = Path.glob, []
+    listed, scanned, failed = os.listdir, os.scandir, []
 
-    def list_badly(folder, pattern):
-        if folder == tmp_path and pattern == "step-*" and len(failed) < failures:
-            failed.append(pattern)
-            raise OSError(errno.EIO, "planted")
-        return listed(folder, pattern)
+    def badly(look):
+        def look_badly(folder):
+            if folder == tmp_path and len(failed) < failures:
+                failed.append(folder)
+                raise OSError(number, "planted")
+            return look(folder)
 
-    monkeypatch.setattr(Path, "glob", list_badly)
+        return look_badly
+
+    monkeypatch.setattr(os, "listdir", badly(listed))
+    monkeypatch.setattr(os, "scandir", badly(scanned))
     monkeypatch.setattr(disk_room.time, "sleep", lambda _seconds: None)
     if failures == 2:
         assert load_newest(tmp_path)[0].step == 5
@@ -285,6 +292,7 @@ def test_a_drive_that_does_not_list_is_waited_for_and_then_named(tmp_path, monke
         MemoryError(),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
         SafetensorError("Error while memory mapping: Cannot allocate memory (os error 12)"),
+        SafetensorError("I/O error: Die Auslagerungsdatei ist zu klein (os error 1455)"),
     ],
 )
 def test_memory_that_runs_out_while_reading_condemns_no_checkpoint(tmp_path, monkeypatch, error):
@@ -459,7 +467,7 @@ def test_a_drive_that_cannot_be_listed_afterwards_costs_no_checkpoint(tmp_path, 
         raise OSError(errno.EIO, "planted")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "_newest_first", gone)
+        patch.setattr(checkpoints, "_entries", gone)
         save_checkpoint(tmp_path, checkpoint(15))
     assert steps(tmp_path) == [5, 10, 15]
     save_checkpoint(tmp_path, checkpoint(20))

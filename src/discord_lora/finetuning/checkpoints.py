@@ -15,7 +15,7 @@ import errno
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -129,7 +129,7 @@ def drop_oldest(folder: Path, best_step: int | None = None, step: int | None = N
 
 def _later_and_before(folder: Path, step: int | None) -> tuple[list[Path], list[Path]]:
     """The checkpoints after `step`, and the others, each newest first."""
-    there = _newest_first(folder)
+    there = _newest_first(_entries(folder))
     later = [path for path in there if step is not None and _step(path) > step]
     return later, there[len(later) :]
 
@@ -140,7 +140,8 @@ def _write(final: Path, checkpoint: Checkpoint) -> None:
     for suffix in UNFINISHED:
         for left in folder.glob(f"step-*{suffix}"):
             shutil.rmtree(left, ignore_errors=True)
-    _settle_replaced(folder)
+    with suppress(OSError):  # of an earlier time: the next one will
+        _settle_replaced(folder)
     aside = final.with_suffix(".partial")
     state = {name: getattr(checkpoint, name) for name in ("optimizer", "scheduler", "scaler")}
     progress = json.dumps({**checkpoint.progress, "step": checkpoint.step}, indent=2)
@@ -184,7 +185,9 @@ def _replace(aside: Path, final: Path) -> None:
 
 def _settle_replaced(folder: Path) -> None:
     """What was being replaced comes back, or goes where the new one is there."""
-    for old in folder.glob(f"step-*{REPLACED}"):
+    for old in _entries(folder):
+        if old.suffix != REPLACED:
+            continue
         if (final := old.with_suffix("")).exists():
             _remove(old)
         else:
@@ -224,7 +227,7 @@ def load_newest(
     with suppress(OSError):  # the next line tells
         patiently(partial(_settle_replaced, folder))
     found, passed_over = None, []
-    there = _found(folder)
+    there = _newest_first(look_into(folder))
     unfit: list[Path] = []
     for path in there:
         try:
@@ -255,7 +258,7 @@ def saved_steps(folder: Path) -> list[int]:
     Raises:
         UserError: the drive does not say.
     """
-    return [_step(path) for path in _found(folder)]
+    return [_step(path) for path in _newest_first(look_into(folder))]
 
 
 def newest_progress(folder: Path) -> dict[str, Any]:
@@ -326,16 +329,30 @@ def _step(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def _found(folder: Path) -> list[Path]:
+def look_into(folder: Path) -> list[Path]:
+    """What lies in it.
+
+    Raises:
+        UserError: the drive does not say, also after a while.
+    """
     try:
-        return patiently(partial(_newest_first, folder))
+        return patiently(partial(_entries, folder))
     except OSError as error:
         raise UserError(
-            f"Cannot look into {folder} ({words_of(error)}); see to the drive, then run the same "
-            "command again."
+            f"Cannot look into {folder} ({words_of(error)}); see to the drive and the rights, then "
+            "run the same command again."
         ) from None
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    found = (path for path in folder.glob("step-*") if re.fullmatch(r"step-[0-9]+", path.name))
+def _entries(folder: Path) -> list[Path]:
+    """Not by `glob`, which takes a folder that may not be read for an empty one: a run would start
+    anew, and delete what it goes on from."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _newest_first(entries: Iterable[Path]) -> list[Path]:
+    found = (path for path in entries if re.fullmatch(r"step-[0-9]+", path.name))
     return sorted(found, key=_step, reverse=True)

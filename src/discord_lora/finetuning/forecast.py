@@ -1,6 +1,6 @@
 """From settings and data to the plan of the night: what would be trained, on what, for how long."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -85,12 +85,18 @@ def plan_the_night(asked: Asked, settings: Settings, console: Console) -> None:
     show_lines(lines, console)
     if asked.write_env is None:
         return
-    if plan.unfinished:
+    if plan.unfinished and change_anything(lines, settings):
         raise UserError(
             f"Nothing is written into {asked.write_env}: with it the unfinished run could not go "
             "on; finish that one first, or set another RUN_NAME."
         )
     write_lines(asked.write_env, lines, console)
+
+
+def change_anything(lines: Mapping[str, str], settings: Settings) -> bool:
+    """Whether these lines of `.env` say something else than the settings."""
+    wanted = {key.lower(): value for key, value in lines.items()}
+    return settings != Settings.model_validate({**settings.model_dump(), **wanted})
 
 
 def write_lines(path: Path, lines: dict[str, str], console: Console) -> None:

@@ -6,6 +6,7 @@ It is written last and says of all others, and of itself, whether they are as th
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -47,7 +48,7 @@ def damage(path: Path) -> str:
         OSError: what is there cannot be read.
     """
     manifest = path / MANIFEST
-    if not manifest.is_file():  # nor a pipe, from which one would read for ever
+    if not _is_file(manifest):
         return f"{MANIFEST} is missing"
     text = manifest.read_bytes()
     try:
@@ -61,11 +62,20 @@ def damage(path: Path) -> str:
 
 
 def _damage_of(file: Path, wanted: str) -> str:
-    if not file.is_file():
+    if not _is_file(file):
         return f"{file.name} is missing"
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     return "" if found == wanted else f"{file.name} is damaged"
+
+
+def _is_file(path: Path) -> bool:
+    """Nor a pipe, from which one would read for ever. Raises OSError: the drive does not say, which
+    `Path.is_file` takes for a no."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def manifest_of(hashes: dict[str, str]) -> bytes:

@@ -29,14 +29,14 @@ class Measured:
     messages: int = 0
     """That were measured."""
     data: str = ""
-    """Fingerprint of the examples that they are in."""
+    """Fingerprint of the examples that they are in; empty of runs that did not note it."""
 
     def note(self, step: int, figures: dict[str, float], messages: int, data: str) -> None:
         """A measurement after `step`: `figures` as in `last`, over so many messages of `data`."""
-        if (messages, data) != (self.messages, self.data):
+        if messages != self.messages or self.data not in ("", data):
             # Some were set aside, or others are held out now: what was before compares no more.
-            self.messages, self.data = messages, data
             self.best_step, self.best, self.worse = 0, {}, 0
+        self.messages, self.data = messages, data
         self.last_step, self.last = step, figures
         if figures["nats_per_token"] < self.best.get("nats_per_token", math.inf):
             self.best_step, self.best, self.worse = step, figures, 0
@@ -48,7 +48,7 @@ class Measured:
 
         What counts for patience stays: the loss did get better.
         """
-        comparable = (saved.messages, saved.data) == (self.messages, self.data)
+        comparable = saved.messages == self.messages and saved.data in ("", self.data)
         self.best_step, self.best = (saved.best_step, saved.best) if comparable else (0, {})
 
     def is_out_of_patience(self, patience: int) -> bool:

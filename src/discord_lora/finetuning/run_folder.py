@@ -16,7 +16,7 @@ from discord_lora.analysis.morning.history import HISTORY_FILE
 from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.prompt_format import Voice
-from discord_lora.finetuning.checkpoints import UNFINISHED, newest_progress
+from discord_lora.finetuning.checkpoints import UNFINISHED, look_into, newest_progress
 from discord_lora.finetuning.disk_room import patiently, put_in_place
 from discord_lora.finetuning.run_lock import LOCK_FILE, RunLock
 from discord_lora.settings import BOT_SETTINGS, Settings
@@ -83,9 +83,15 @@ class RunFolder:
 
     @property
     def holds_work(self) -> bool:
-        """False for what a run left that had not learned anything yet: nobody's work."""
-        steps = (it for it in self.checkpoints.glob("step-*") if it.suffix not in UNFINISHED)
-        return self.is_finished or any(path.stem != UNTRAINED for path in steps)
+        """False for what a run left that had not learned anything yet: nobody's work.
+
+        Raises:
+            UserError: the drive does not say.
+        """
+        steps = (it for it in look_into(self.checkpoints) if it.suffix not in UNFINISHED)
+        return self.is_finished or any(
+            path.name.startswith("step-") and path.stem != UNTRAINED for path in steps
+        )
 
     @property
     def stored_identity(self) -> dict[str, Any] | None:
@@ -96,7 +102,7 @@ class RunFolder:
         """
         stored = _stored_identity(self.path)
         if not stored and self.is_finished:
-            with suppress(UserError, AttributeError):
+            with suppress(UserError, AttributeError, OSError):
                 stored = _without_harmless(read_run_info(self.path).settings)
         if stored is None or stored == self.identity:
             return stored

@@ -283,7 +283,7 @@ def _first_of_each(measures: Measures, left: Mask) -> Mask:
 
 def _ticked(ids: pl.Series, picked: frozenset[str], opted_out: int) -> Mask:
     unknown = _not_found(ids, picked)
-    if len(unknown) and (not opted_out or len(unknown) == len(picked)):
+    if len(unknown) > opted_out or len(unknown) == len(picked) > 0:
         raise UserError(
             f"--picked: {len(unknown):,} of {len(picked):,} ticked messages are not in the data "
             f"(the first: {unknown[0]}); name the data that the CSV was written from."
