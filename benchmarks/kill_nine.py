@@ -55,8 +55,9 @@ AFTER_A_LINE = {
 }
 """What a run is at after a line of its history, by the line's kind."""
 EVAL_EVERY_STEPS = 7
-STEPS_A_KILL = 8
-"""As many steps more to train for each kill, so that each meets another part of the run."""
+STEPS_A_KILL = 24
+"""As many steps more to train for each kill, so that each meets another part of the run. A quick
+machine does a hundred before a late kill."""
 LEAST_STEPS = 200
 """Fewer are done before the latest moment of a kill."""
 LOOK_SECONDS = 0.005
