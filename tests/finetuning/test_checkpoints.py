@@ -467,7 +467,7 @@ def test_a_drive_that_cannot_be_listed_afterwards_costs_no_checkpoint(tmp_path, 
         raise OSError(errno.EIO, "planted")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "_entries", gone)
+        patch.setattr(checkpoints, "entries", gone)
         save_checkpoint(tmp_path, checkpoint(15))
     assert steps(tmp_path) == [5, 10, 15]
     save_checkpoint(tmp_path, checkpoint(20))

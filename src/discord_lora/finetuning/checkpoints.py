@@ -31,7 +31,9 @@ from discord_lora.console import UserError, words_of
 from discord_lora.finetuning.disk_room import (
     WRITE_ERRORS,
     NoRoom,
+    entries,
     flush_folder,
+    look_into,
     patiently,
     put_in_place,
     when_there_is_room,
@@ -129,7 +131,7 @@ def drop_oldest(folder: Path, best_step: int | None = None, step: int | None = N
 
 def _later_and_before(folder: Path, step: int | None) -> tuple[list[Path], list[Path]]:
     """The checkpoints after `step`, and the others, each newest first."""
-    there = _newest_first(_entries(folder))
+    there = _newest_first(entries(folder))
     later = [path for path in there if step is not None and _step(path) > step]
     return later, there[len(later) :]
 
@@ -185,7 +187,7 @@ def _replace(aside: Path, final: Path) -> None:
 
 def _settle_replaced(folder: Path) -> None:
     """What was being replaced comes back, or goes where the new one is there."""
-    for old in _entries(folder):
+    for old in entries(folder):
         if old.suffix != REPLACED:
             continue
         if (final := old.with_suffix("")).exists():
@@ -329,30 +331,6 @@ def _step(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def look_into(folder: Path) -> list[Path]:
-    """What lies in it.
-
-    Raises:
-        UserError: the drive does not say, also after a while.
-    """
-    try:
-        return patiently(partial(_entries, folder))
-    except OSError as error:
-        raise UserError(
-            f"Cannot look into {folder} ({words_of(error)}); see to the drive and the rights, then "
-            "run the same command again."
-        ) from None
-
-
-def _entries(folder: Path) -> list[Path]:
-    """Not by `glob`, which takes a folder that may not be read for an empty one: a run would start
-    anew, and delete what it goes on from."""
-    try:
-        return list(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _newest_first(entries: Iterable[Path]) -> list[Path]:
-    found = (path for path in entries if re.fullmatch(r"step-[0-9]+", path.name))
+def _newest_first(paths: Iterable[Path]) -> list[Path]:
+    found = (path for path in paths if re.fullmatch(r"step-[0-9]+", path.name))
     return sorted(found, key=_step, reverse=True)

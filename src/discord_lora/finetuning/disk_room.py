@@ -1,4 +1,5 @@
-"""A full disk: known in each form in which it is reported, and waited for until there is room."""
+"""What a drive may say: that it is full, in each of its forms, which is waited for; that it cannot
+be read for a moment."""
 
 import errno
 import os
@@ -7,12 +8,13 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from safetensors import SafetensorError
 
-from discord_lora.console import Interrupted
+from discord_lora.console import Interrupted, UserError, words_of
 
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError, MemoryError)
 """How Python, torch and safetensors say that something could not be written."""
@@ -158,6 +160,36 @@ def patiently(read: Callable[[], T]) -> T:
         except OSError:
             time.sleep(1)
     return read()
+
+
+def entries(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing if there is none.
+
+    Not by `glob`, which takes a folder that may not be read for an empty one: a run would start
+    anew, and delete what it goes on from.
+
+    Raises:
+        OSError: the drive does not say.
+    """
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def look_into(folder: Path) -> list[Path]:
+    """`entries`, patiently.
+
+    Raises:
+        UserError: the drive does not say, also after a while.
+    """
+    try:
+        return patiently(partial(entries, folder))
+    except OSError as error:
+        raise UserError(
+            f"Cannot look into {folder} ({words_of(error)}); see to the drive and the rights, then "
+            "run the same command again."
+        ) from None
 
 
 def put_in_place(aside: Path, final: Path) -> None:

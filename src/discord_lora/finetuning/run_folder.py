@@ -16,8 +16,8 @@ from discord_lora.analysis.morning.history import HISTORY_FILE
 from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.prompt_format import Voice
-from discord_lora.finetuning.checkpoints import UNFINISHED, look_into, newest_progress
-from discord_lora.finetuning.disk_room import patiently, put_in_place
+from discord_lora.finetuning.checkpoints import UNFINISHED, newest_progress
+from discord_lora.finetuning.disk_room import look_into, patiently, put_in_place
 from discord_lora.finetuning.run_lock import LOCK_FILE, RunLock
 from discord_lora.settings import BOT_SETTINGS, Settings
 
