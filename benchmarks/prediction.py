@@ -7,7 +7,12 @@ the plan is made twice: from formulas alone, and after `--calibrate`. The time i
 program, start to end; the memory the most that it held. About five minutes a case on two cores,
 and nothing else should run meanwhile: the last columns of the table say what share of all
 processors other programs had, and how much slower the machine was in the run than in calibrating.
-It ends with 1 where a calibrated plan missed a memory, or more than one time in eight.
+
+What a machine that others share will do, no plan knows. Where its pace moved by more than 7 %, by
+a little work of this program's own, the case's time says nothing about the plan: all cases done,
+it is run again, at most twice, and the last one counts. Memory counts each time. Nothing is left
+out of the table. It ends with 1 where a calibrated plan missed a memory, or more than one time in
+eight.
 """
 
 import argparse
@@ -18,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -43,8 +49,9 @@ examples:
 """
 
 PERSONA = "gentle.bison"
-EVERY_SECONDS, LITTLE_WORK = 5.0, 100_000
+EVERY_SECONDS, LITTLE_WORK = 2.0, 100_000
 TIME_WITHIN, MEMORY_WITHIN = 0.10, 0.07
+PACE_WITHIN, TRIES = 0.07, 3
 SHORT_CHARACTERS = 25
 """About the median message of the sample chat."""
 
@@ -100,6 +107,11 @@ class Compared:
     """How many times the processor's time that a piece of work took while calibrating, it took
     during the run: another machine on the same processor is seen nowhere else."""
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether the machine kept its pace, so that the time says something about the plan."""
+        return abs(self.slower - 1) <= PACE_WITHIN
+
 
 def main() -> int | None:
     parser = argparse.ArgumentParser(
@@ -118,16 +130,16 @@ def main() -> int | None:
     done = read_done(arguments.json)
     with tempfile.TemporaryDirectory(prefix="discord-lora-") as folder:
         files = data_files(Path(folder), console)
-        for number, case in enumerate(CASES, start=1):
-            left_out = arguments.only and str(number) not in arguments.only.split(",")
-            if left_out or any(one.case == case for one in done):
-                continue
-            console.print(f"{number}: {case.name}", markup=False)
-            done.append(
-                compare(case, files[case.messages], Path(folder, str(number)), arguments.steps)
-            )
-            if arguments.json:
-                arguments.json.write_text(json.dumps([asdict(one) for one in done], indent=2))
+        for _ in range(TRIES):
+            for number, case in enumerate(CASES, start=1):
+                left_out = arguments.only and str(number) not in arguments.only.split(",")
+                if left_out or is_settled(case, done):
+                    continue
+                console.print(f"{number}: {case.name}", markup=False)
+                with tempfile.TemporaryDirectory(dir=folder) as own:
+                    done.append(compare(case, files[case.messages], Path(own), arguments.steps))
+                if arguments.json:
+                    arguments.json.write_text(json.dumps([asdict(one) for one in done], indent=2))
     show(done, console, arguments.steps)
     return verdict(done, console)
 
@@ -148,6 +160,12 @@ def read_done(path: Path | None) -> list[Compared]:
         )
         for one in json.loads(path.read_text())
     ]
+
+
+def is_settled(case: Case, done: Sequence[Compared]) -> bool:
+    """Whether it has been run while the machine kept its pace, or often enough."""
+    tries = [one for one in done if one.case == case]
+    return len(tries) >= TRIES or any(one.is_steady for one in tries)
 
 
 def data_files(folder: Path, console: Console) -> dict[str, Path]:
@@ -184,7 +202,7 @@ def compare(case: Case, data: Path, folder: Path, steps: int) -> Compared:
     modelled = in_a_process(settings, calibrate=False)
     with Pace() as calibrating:
         calibrated = in_a_process(settings, calibrate=True)
-    own = folder.with_suffix(".env")  # not that of whoever runs this
+    own = folder / "of-its-own.env"  # not that of whoever runs this
     own.touch()
     with Pace() as running:
         seconds, peak_bytes = run([*as_options(settings), "--env-file", str(own)])
@@ -200,7 +218,7 @@ def compare(case: Case, data: Path, folder: Path, steps: int) -> Compared:
 
 
 class Pace(Thread):
-    """Looks now and then how much of a processor's time a little work takes (0.2 % of one)."""
+    """Looks now and then how much of a processor's time a little work takes (0.5 % of one)."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -323,14 +341,19 @@ def show(done: list[Compared], console: Console, steps: int) -> None:
 
 def verdict(done: list[Compared], console: Console) -> int:
     """Say how near the calibrated plans came; 1 unless all did, but for one time in eight."""
-    count = len(done)
-    times = sum(abs(it.calibrated.seconds / it.seconds - 1) <= TIME_WITHIN for it in done)
+    last = {one.case: one for one in done}.values()
+    times = sum(abs(it.calibrated.seconds / it.seconds - 1) <= TIME_WITHIN for it in last)
     peaks = sum(abs(it.calibrated.peak_bytes / it.peak_bytes - 1) <= MEMORY_WITHIN for it in done)
     console.print(
-        f"after calibration: time within {100 * TIME_WITHIN:g} % in {times} of {count}, memory "
-        f"within {100 * MEMORY_WITHIN:g} % in {peaks} of {count}"
+        f"after calibration: time within {100 * TIME_WITHIN:g} % in {times} of {len(last)}, memory "
+        f"within {100 * MEMORY_WITHIN:g} % in {peaks} of {len(done)}"
     )
-    return int(peaks < count or count - times > count // 8)
+    if restless := len(done) - sum(one.is_steady for one in done):
+        console.print(
+            f"(in {restless} of {len(done)} runs the machine changed its pace by more than "
+            f"{100 * PACE_WITHIN:g} %; of each case the last time counts)"
+        )
+    return int(peaks < len(done) or len(last) - times > len(last) // 8)
 
 
 if __name__ == "__main__":

@@ -153,3 +153,29 @@ def test_a_new_process_has_not_held_what_its_parent_holds():
     words = "from discord_lora.hardware import peak_rss; print(peak_rss())"
     made = subprocess.run([sys.executable, "-c", words], capture_output=True, check=True)
     assert 50_000_000 < int(made.stdout) < taken.nbytes
+
+
+KEPT = """
+import contextlib, sys
+import torch
+from discord_lora.hardware import detect_hardware, freed_at_once
+
+hardware = detect_hardware()
+torch.ones(7_000_000)  # from here on glibc keeps pieces of up to 30 MB
+with freed_at_once() if sys.argv[1] == "inside" else contextlib.nullcontext():
+    before = hardware.used_bytes()
+    pieces = [(torch.ones(1_000_000), torch.ones(1_000)) for _ in range(50)]
+    pins = [pin for _, pin in pieces]  # lie between the pieces, which cannot be cut off at the end
+    del pieces
+    print(hardware.used_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another system's C library has other ways")
+def test_what_is_freed_goes_back_to_the_system_at_once():
+    def kept(where):
+        words = [sys.executable, "-c", KEPT, where]
+        return int(subprocess.run(words, capture_output=True, check=True, text=True).stdout)
+
+    assert kept("outside") > 150_000_000
+    assert kept("inside") < 50_000_000

@@ -26,7 +26,7 @@ from transformers.pytorch_utils import Conv1D
 
 from discord_lora.analysis.plan.model_shapes import MODELS, NF4_BYTES, Linear, ModelShape
 from discord_lora.console import UserError
-from discord_lora.hardware import Hardware, release_freed_memory
+from discord_lora.hardware import Hardware, freed_at_once
 from discord_lora.sample import SAMPLE_MODEL_SOURCE, is_sample
 
 # Their bars and notices would run through ours; what matters is said by this project.
@@ -156,12 +156,12 @@ def load_base_model(
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=hardware.dtype,
         )
-    model = _from_hub(AutoModelForCausalLM.from_pretrained, location, **options)
+    with freed_at_once():
+        model = _from_hub(AutoModelForCausalLM.from_pretrained, location, **options)
     model.requires_grad_(False)
     if quantization != "nf4":
         return model if sharded_over else model.to(hardware.device)
     _stay_differentiable(model)
-    release_freed_memory()
     return model
 
 

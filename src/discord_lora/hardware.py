@@ -30,6 +30,9 @@ MEASURED_UTILISATION = 0.65
 BF16_CAPABILITY = (8, 0)
 """Ampere. `torch.cuda.is_bf16_supported()` says yes on Turing as well, where it is emulated."""
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of mallopt(3)."""
+
 DRIVER_BYTES = 0.3e9
 """Stays free for what takes memory on the card without asking torch."""
 
@@ -217,9 +220,40 @@ def is_card_failure(error: Exception) -> bool:
 def release_freed_memory() -> None:
     """Hand freed memory back to the system: glibc would keep some hundred MB of what quantizing a
     model took, more or less from run to run, so that no plan of memory could be right."""
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
+    if libc := _glibc():
+        libc.malloc_trim(0)
+
+
+@contextmanager
+def freed_at_once() -> Iterator[None]:
+    """Large pieces that are freed inside go back to the system at once, as `release_freed_memory`
+    does it afterwards: loading then peaks lower, and as high each time (benchmarks/LOG.md).
+
+    It costs new pages for each piece, so it is nothing for training.
+    """
+    libc = _glibc()
+    if libc is None:
+        yield
+        return
+    libc.mallopt(M_MMAP_THRESHOLD, 2**20)
+    try:
+        yield
+    finally:
+        # Where glibc's own thresholds end up, which stop moving once they are set.
+        libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
+        libc.mallopt(M_TRIM_THRESHOLD, 64 * 2**20)
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """None with another C library."""
+    if sys.platform != "linux":
+        return None
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return None
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
 
 
 def peak_rss() -> int:

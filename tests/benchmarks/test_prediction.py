@@ -24,9 +24,15 @@ def test_a_run_does_not_read_the_settings_of_whoever_measures(tmp_path, monkeypa
     monkeypatch.setattr(prediction, "EVERY_SECONDS", 0.001)
     monkeypatch.setattr(prediction, "in_a_process", plan)
     monkeypatch.setattr(prediction, "run", run)
-    prediction.compare(prediction.CASES[0], tmp_path / "data.jsonl", tmp_path / "1", 5)
+    prediction.compare(prediction.CASES[0], tmp_path / "data.jsonl", tmp_path, 5)
     own = Path(words[words.index("--env-file") + 1])
     assert own.read_text() == ""
+
+
+def compared(case, *, seconds=1.0, peak=1.0, slower=1.0):
+    """A run for which the calibrated plan said so many times what it took."""
+    far_off, said = prediction.Predicted(9.0, 9.0), prediction.Predicted(100 * seconds, 1e9 * peak)
+    return prediction.Compared(case, far_off, said, 100, 1e9, others=0, slower=slower)
 
 
 @pytest.mark.parametrize(
@@ -39,13 +45,25 @@ def test_a_run_does_not_read_the_settings_of_whoever_measures(tmp_path, monkeypa
     ],
 )
 def test_plans_that_do_not_come_true_are_counted(seconds, peaks, code, said, capsys):
-    far_off = prediction.Predicted(9.0, 9.0)
     done = [
-        prediction.Compared(
-            prediction.CASES[0], far_off, prediction.Predicted(100 * time, 1e9 * peak), 100, 1e9,
-            others=0, slower=1,
-        )
-        for time, peak in zip(seconds, peaks, strict=True)
-    ]  # fmt: skip
+        compared(case, seconds=time, peak=peak)
+        for case, time, peak in zip(prediction.CASES, seconds, peaks, strict=False)
+    ]
     assert prediction.verdict(done, make_console()) == code
     assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_case_is_run_again_where_the_machine_changed_its_pace(capsys):
+    first, other = prediction.CASES[:2]
+    done = [compared(first, seconds=1.3, peak=1.08, slower=0.8)]
+    assert not prediction.is_settled(first, done)
+    done.append(compared(other))
+    done.append(compared(first, seconds=1.2, slower=1.08))
+    assert not prediction.is_settled(first, done)
+    steady = [*done, compared(first, seconds=1.05, slower=1.06)]
+    assert prediction.is_settled(first, steady)
+    assert prediction.is_settled(first, [*done, compared(first, slower=0.5)])  # often enough
+    assert prediction.verdict(steady, make_console()) == 1  # the memory of the first counts
+    said = " ".join(capsys.readouterr().out.split())
+    assert "time within 10 % in 2 of 2, memory within 7 % in 3 of 4" in said
+    assert "in 2 of 4 runs the machine changed its pace" in said

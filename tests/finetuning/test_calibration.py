@@ -1,12 +1,12 @@
 """What timing a run's micro-batches makes of the memory that it saw."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 
 from discord_lora.finetuning import calibration
-from discord_lora.finetuning.calibration import TIMES_EACH, calibrate, usual
+from discord_lora.finetuning.calibration import QUANTILES, TIMES_EACH, calibrate, usual
 from discord_lora.hardware import Hardware
 from discord_lora.settings import load_settings
 from finetuning_state import make_state
@@ -59,6 +59,23 @@ def test_the_peak_belongs_to_the_row_that_it_was_seen_at(tmp_path, monkeypatch):
     needed = timing.activations.needed
     assert timing.base_bytes + needed(first, timing.checkpointed) == pytest.approx(5_100_000_000)
     assert needed(max(others), 0) > needed(first, 0)
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_a_row_is_timed_as_a_step_would_begin_with_it(tmp_path, packing):
+    """Packing puts the longest row of a step first, when there are no gradients yet."""
+    state = replace(make_state(), packing=packing)
+    held = []
+
+    @dataclass(frozen=True)
+    class Watched(Hardware):
+        def forget_peak(self):
+            held.append(any(it.grad is not None for it in state.trainable().values()))
+
+    settings = load_settings({"base_model": "sample", "logs_dir": tmp_path}, env_file=None)
+    calibrate(state, settings, Watched(torch.device("cpu"), "CPU", torch.float32, "no", 10**10))
+    assert len(held) == TIMES_EACH * len(QUANTILES)
+    assert set(held) == {not packing}
 
 
 def test_two_paces_are_averaged_and_a_hiccup_is_none_of_them():

@@ -68,6 +68,8 @@ def calibrate(
     done, all_of_them = 0, TIMES_EACH * len(rows)
     for _ in range(TIMES_EACH):
         for number, row in enumerate(rows):
+            if state.packing:  # which puts a step's longest row first: no gradients exist yet
+                state.optimizer.zero_grad(set_to_none=True)
             hardware.forget_peak()
             spent[number].append(_timed(state, row, hardware))
             done += 1
