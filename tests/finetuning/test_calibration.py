@@ -6,13 +6,20 @@ import pytest
 import torch
 
 from discord_lora.finetuning import calibration
-from discord_lora.finetuning.calibration import QUANTILES, TIMES_EACH, calibrate, usual
+from discord_lora.finetuning.calibration import (
+    LONG_ENOUGH,
+    MOST_TIMES,
+    QUANTILES,
+    calibrate,
+    share_timed,
+    usual,
+)
 from discord_lora.hardware import Hardware
 from discord_lora.settings import load_settings
 from finetuning_state import make_state
 
 LOADING = 9 * 10**9
-AT_THE_LONGEST_ROW = [5_100_000_000, 5_900_000_000, 5_000_000_000, 5_200_000_000, 5_000_000_000]
+AT_THE_LONGEST_ROW = 4 * [5_100_000_000, 5_900_000_000, 5_000_000_000, 5_200_000_000, 5_000_000_000]
 
 
 @dataclass(frozen=True)
@@ -35,13 +42,13 @@ def test_neither_loading_nor_a_chance_peak_is_taken_for_what_a_row_needs(tmp_pat
     settings = load_settings({"base_model": "sample", "logs_dir": tmp_path}, env_file=None)
     timing = calibrate(state, settings, computer)
     longest = max(sum(map(len, step)) for step in state.plan.walk())
-    assert len(AT_THE_LONGEST_ROW) == TIMES_EACH
+    assert len(AT_THE_LONGEST_ROW) == MOST_TIMES
     assert timing.loading_bytes == LOADING
     trained = timing.base_bytes + timing.activations.needed(longest, timing.checkpointed)
     assert trained == pytest.approx(5_100_000_000)
     assert timing.peak_bytes(longest) == LOADING  # the run will load the model, too
     # Before each look the peak of what was before is forgotten.
-    assert set(computer.forgotten) == {5, 4, 3, 2, 1}
+    assert set(computer.forgotten) == set(range(1, MOST_TIMES + 1))
     assert timing.time.forward > 0
 
 
@@ -74,10 +81,38 @@ def test_a_row_is_timed_as_a_step_would_begin_with_it(tmp_path, packing):
 
     settings = load_settings({"base_model": "sample", "logs_dir": tmp_path}, env_file=None)
     calibrate(state, settings, Watched(torch.device("cpu"), "CPU", torch.float32, "no", 10**10))
-    assert len(held) == TIMES_EACH * len(QUANTILES)
+    assert len(held) == MOST_TIMES * len(QUANTILES)
     assert set(held) == {not packing}
 
 
 def test_two_paces_are_averaged_and_a_hiccup_is_none_of_them():
     assert usual([1.1, 1.5, 1.1, 1.5, 1.1]) == pytest.approx((1.1 + 1.1 + 1.5) / 3)
     assert usual([1.1, 22.7, 1.5, 1.1, 1.5]) == pytest.approx((1.1 + 1.5 + 1.5) / 3)
+
+
+def test_timing_takes_two_minutes_unless_a_round_is_short_or_long():
+    assert share_timed(5, LONG_ENOUGH) == 1
+    assert share_timed(4, 3 * LONG_ENOUGH) == 0.8  # a slow machine: still five rounds
+    assert share_timed(10, LONG_ENOUGH / 4) == 0.5
+    assert share_timed(MOST_TIMES, 1.0) == 1  # a quick one
+    assert share_timed(5, LONG_ENOUGH / 2) == 0.5
+
+
+def test_a_slow_machine_ends_with_the_round(tmp_path):
+    """Rows of half a minute each: five rounds of them, whatever the clock says."""
+    shares = []
+
+    @dataclass(frozen=True)
+    class Slow(Hardware):
+        times: list[int] = field(default_factory=list)
+
+        def now(self):
+            self.times.append(1)
+            return 30.0 * len(self.times)
+
+    settings = load_settings({"base_model": "sample", "logs_dir": tmp_path}, env_file=None)
+    slow = Slow(torch.device("cpu"), "CPU", torch.float32, "no", 10**10)
+    calibrate(make_state(), settings, slow, shares.append)
+    assert len(shares) == 5 * len(QUANTILES)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1

@@ -27,8 +27,14 @@ Row = Sequence[TokenizedExample]
 QUANTILES = (0.0, 0.5, 0.95, 1.0)
 """Of the micro-batches by tokens: the shortest, the median, a long one, the longest."""
 
-TIMES_EACH = 5
-FEW_TOKENS = 4
+LEAST_TIMES, MOST_TIMES = 5, 20
+"""That each of them is run."""
+
+LONG_ENOUGH = 120.0
+"""Seconds. A processor that is shared with other machines keeps one pace for a minute at times, and
+a card is faster as long as it is cold: five rounds may see only what a night will not be like."""
+
+FEW_TOKENS, FEW_TIMES = 4, 5
 STEPS_LOOKED_AT = 400
 
 LEAST_STEPS_TIMED = 20
@@ -39,11 +45,11 @@ def calibrate(
     state: TrainingState,
     settings: Settings,
     hardware: Hardware,
-    progress: Callable[[int, int], None] = lambda _done, _all: None,
+    progress: Callable[[float], None] = lambda _share: None,
     *,
     fetching_seconds: float = 0.0,
 ) -> Timing:
-    """Run about twenty micro-batches forth and back, an optimizer step and a checkpoint.
+    """Run some micro-batches forth and back for two minutes, an optimizer step and a checkpoint.
 
     The model learns nonsense by it: throw it away afterwards.
 
@@ -51,7 +57,7 @@ def calibrate(
         state: as it would begin to train.
         settings: of the run.
         hardware: where it runs.
-        progress: is called with the micro-batches done and all of them.
+        progress: is called with the share of the timing that is done, 0 to 1.
         fetching_seconds: of the time since the start, what the next start will not need.
     """
     loading_bytes = hardware.peak_bytes()
@@ -64,16 +70,16 @@ def calibrate(
     _timed(state, rows[-1], hardware)  # gradients for the optimizer
     step_seconds = statistics.median(_optimizer_seconds(state, hardware) for _ in range(3))
     spent: dict[int, list[float]] = {number: [] for number in range(len(rows))}
-    peaks = []
-    done, all_of_them = 0, TIMES_EACH * len(rows)
-    for _ in range(TIMES_EACH):
-        for number, row in enumerate(rows):
+    peaks: list[int] = []
+    began, share = hardware.now(), 0.0
+    while share < 1:
+        for number, row in enumerate(rows, start=1):
             if state.packing:  # which puts a step's longest row first: no gradients exist yet
                 state.optimizer.zero_grad(set_to_none=True)
             hardware.forget_peak()
-            spent[number].append(_timed(state, row, hardware))
-            done += 1
-            progress(done, all_of_them)
+            spent[number - 1].append(_timed(state, row, hardware))
+            share = share_timed(len(peaks) + number / len(rows), hardware.now() - began)
+            progress(min(1.0, share))
         peaks.append(hardware.peak_bytes())  # of the last one, which is the longest
     samples = [(Work.of([rows[n]]), usual(seconds)) for n, seconds in spent.items()]
     before, forward = modelled_time(state, settings, hardware), _pass_seconds(state, hardware)
@@ -85,12 +91,17 @@ def calibrate(
         # Of the row that the peak is of; the run may hold a larger one.
         largest_row=sum(map(len, rows[-1])),
         # Not the highest: the C library may find its free memory in pieces that are of no use, by
-        # chance. A night meets its longest row now and then, not five times in twenty.
+        # chance. A night meets its longest row now and then, not one time in four.
         peak_bytes=statistics.median(peaks),
         loading_bytes=loading_bytes,
         start_up_seconds=start_up,
         save_seconds=_save_seconds(state),
     )
+
+
+def share_timed(rounds: float, seconds: float) -> float:
+    """How much of the timing is done: a few rounds, and on until two minutes or many rounds."""
+    return min(rounds / LEAST_TIMES, max(rounds / MOST_TIMES, seconds / LONG_ENOUGH))
 
 
 def chosen_rows(state: TrainingState) -> list[Row]:
@@ -212,7 +223,7 @@ def _pass_seconds(state: TrainingState, hardware: Hardware) -> float:
     state.model.eval()
     spent = []
     with torch.no_grad():
-        for _ in range(TIMES_EACH):
+        for _ in range(FEW_TIMES):
             began = hardware.now()
             state.model(batch.to(state.accelerator.device))
             spent.append(hardware.now() - began)

@@ -292,12 +292,12 @@ def calibrated(settings: Settings, quiet: bool) -> Timing:
     fetching_seconds = fetch_weights(location, hardware, settings.quantization)
     state = loaded_state(settings, dataset, plan, location, hardware, say)
     with make_progress(console) as progress:
-        bar = progress.add_task("timing micro-batches", total=1)
+        bar = progress.add_task("timing micro-batches, percent", total=100)
         return calibrate(
             state,
             settings,
             hardware,
-            lambda done, total: progress.update(bar, completed=done, total=total),
+            lambda share: progress.update(bar, completed=100 * share),
             fetching_seconds=fetching_seconds,
         )
 
