@@ -21,8 +21,10 @@ from discord_lora.console import UserError
 
 Precision = Literal["no", "fp16", "bf16"]
 
-GEMM_SIZE, GEMM_TIMES = 1536, 4
-COPY_BYTES = 256 * 2**20
+GEMM_SIZE, GEMM_TIMES = 1536, 12
+"""Half a second on two cores: the best of four was up to 1.5 times the best of two dozen there."""
+
+COPY_BYTES, COPY_TIMES = 256 * 2**20, 4
 
 MEASURED_UTILISATION = 0.65
 """Share of a card's own rate in large products that training is assumed to reach; not measured."""
@@ -128,9 +130,9 @@ class Hardware:
         """Read and written."""
         numbers = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=self.device)
         began = self.now()
-        for _ in range(GEMM_TIMES):
+        for _ in range(COPY_TIMES):
             numbers.clone()
-        return 2.0 * GEMM_TIMES * COPY_BYTES / (self.now() - began)
+        return 2.0 * COPY_TIMES * COPY_BYTES / (self.now() - began)
 
     def _product_seconds(self, a: torch.Tensor) -> float:
         began = self.now()

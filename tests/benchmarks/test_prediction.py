@@ -29,10 +29,10 @@ def test_a_run_does_not_read_the_settings_of_whoever_measures(tmp_path, monkeypa
     assert own.read_text() == ""
 
 
-def compared(case, *, seconds=1.0, peak=1.0, slower=1.0):
-    """A run for which the calibrated plan said so many times what it took."""
-    far_off, said = prediction.Predicted(9.0, 9.0), prediction.Predicted(100 * seconds, 1e9 * peak)
-    return prediction.Compared(case, far_off, said, 100, 1e9, others=0, slower=slower)
+def compared(case, *, seconds=1.0, peak=1.0, slower=1.0, modelled=1.5):
+    """A run for which the plans said so many times what it took."""
+    formulas, said = (prediction.Predicted(100 * it, 1e9 * peak) for it in (modelled, seconds))
+    return prediction.Compared(case, formulas, said, 100, 1e9, others=0, slower=slower)
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,10 @@ def test_a_case_is_run_again_where_the_machine_changed_its_pace(capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert "time within 10 % in 2 of 2, memory within 7 % in 3 of 4" in said
     assert "in 2 of 4 runs the machine changed its pace" in said
+
+
+@pytest.mark.parametrize(("modelled", "code"), [(1.5, 0), (1.52, 1), (0.67, 0), (0.66, 1)])
+def test_a_plan_from_formulas_alone_may_be_off_by_a_factor(modelled, code):
+    done = [compared(case) for case in prediction.CASES]
+    done[3] = compared(prediction.CASES[3], modelled=modelled)
+    assert prediction.verdict(done, make_console()) == code
