@@ -4,8 +4,8 @@
 
 Each case is a real run of the sample model on the sample chat, as a program of its own. Before it
 the plan is made twice: from formulas alone, and after `--calibrate`. The time is that of the whole
-program, start to end; the memory the most that it held. About five minutes a case on two cores,
-and nothing else should run meanwhile: the last columns of the table say what share of all
+program, start to end; the memory the most that it held. Seven minutes a case on two cores, and
+nothing else should run meanwhile: the last columns of the table say what share of all
 processors other programs had, and how much slower the machine was in the run than in calibrating.
 
 What a machine that others share will do, no plan knows. Where its pace moved by more than 7 %, by

@@ -22,7 +22,7 @@ from discord_lora.console import UserError
 Precision = Literal["no", "fp16", "bf16"]
 
 GEMM_SIZE, GEMM_TIMES = 1536, 12
-"""Half a second on two cores: the best of four was up to 1.5 times the best of two dozen there."""
+"""Half a second on two cores: the best of four was 1.5 times the best of 24 in one try of four."""
 
 COPY_BYTES, COPY_TIMES = 256 * 2**20, 4
 
