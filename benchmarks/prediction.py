@@ -18,7 +18,6 @@ eight, or one from formulas alone was off by more than a factor of 1.5.
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,7 +27,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +38,7 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from discord_lora.console import UserError, make_console, plainly, run_script  # noqa: E402
+from machine_pace import Busy, Pace  # noqa: E402
 
 EXAMPLES = """
 examples:
@@ -49,7 +48,6 @@ examples:
 """
 
 PERSONA = "gentle.bison"
-EVERY_SECONDS, LITTLE_WORK = 2.0, 100_000
 TIME_WITHIN, MEMORY_WITHIN = 0.10, 0.07
 MODELLED_WITHIN = 1.5
 PACE_WITHIN, TRIES = 0.07, 3
@@ -221,55 +219,6 @@ def compare(case: Case, data: Path, folder: Path, steps: int) -> Compared:
         others=Busy.now().share_of_others_since(busy),
         slower=running.mean / calibrating.mean,
     )
-
-
-class Pace(Thread):
-    """Looks now and then how much of a processor's time a little work takes (0.5 % of one)."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.over = Event()
-        self.seconds: list[float] = []
-
-    def run(self) -> None:
-        while not self.over.wait(EVERY_SECONDS):
-            began = time.thread_time()
-            sum(number * number for number in range(LITTLE_WORK))
-            self.seconds.append(time.thread_time() - began)
-
-    def __enter__(self) -> "Pace":
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.over.set()
-        self.join()
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class Busy:
-    """Seconds so far: of processors at work, of this program and those it started, of a clock.
-
-    (Windows does not tell what started programs took: all of it is others there.)
-    """
-
-    all: float
-    own: float
-    clock: float
-
-    @classmethod
-    def now(cls) -> "Busy":
-        times = psutil.cpu_times()
-        idle = times.idle + getattr(times, "iowait", 0.0)
-        return cls(sum(times[:8]) - idle, sum(os.times()[:4]), time.perf_counter())
-
-    def share_of_others_since(self, before: "Busy") -> float:
-        others = (self.all - before.all) - (self.own - before.own)
-        return others / (self.clock - before.clock) / (psutil.cpu_count() or 1)
 
 
 def in_a_process(settings: dict[str, Any], calibrate: bool) -> Predicted:

@@ -23,8 +23,11 @@ BENCHMARKS = [
 # Importable in well under a second, so that the analyzer answers --help at once.
 LIGHT = ("messages", "analysis", "settings", "console", "bootstrap", "sample")
 HEAVY = {"torch", "transformers", "bitsandbytes", "peft", "accelerate", "datasets"}
-# The two of the set-up hand a cleaned environment to the processes they start.
-MAY_READ_ENVIRONMENT = {LIBRARY / name for name in ("settings.py", "bootstrap.py", "commands.py")}
+# The two of the set-up hand a cleaned environment to the processes they start; one word to torch,
+# which listens to nothing else, has to be said before anything imports it.
+MAY_READ_ENVIRONMENT = {
+    LIBRARY / name for name in ("__init__.py", "settings.py", "bootstrap.py", "commands.py")
+}
 # They run before anything is installed, on whatever Python somebody has.
 BEFORE_INSTALLATION = [
     LIBRARY / "__init__.py",

@@ -21,8 +21,10 @@ from discord_lora.console import UserError
 
 Precision = Literal["no", "fp16", "bf16"]
 
-GEMM_SIZE, GEMM_TIMES = 1536, 12
-"""Half a second on two cores: the best of four was 1.5 times the best of 24 in one try of four."""
+GEMM_SIZE = {"cpu": 1024, "cuda": 2048}
+GEMM_TIMES = 24
+"""A third of a second on two cores. The best of four larger ones took 1.5 times as long as the best
+of 24 in one try of four."""
 
 COPY_BYTES, COPY_TIMES = 256 * 2**20, 4
 
@@ -122,9 +124,10 @@ class Hardware:
 
     def gemm_flops_per_second(self) -> float:
         """The best rate of a few square matrix products in the model's number format."""
-        a = torch.randn(GEMM_SIZE, GEMM_SIZE, device=self.device, dtype=self.dtype)
+        size = GEMM_SIZE[self.device.type]
+        a = torch.randn(size, size, device=self.device, dtype=self.dtype)
         best = min(self._product_seconds(a) for _ in range(GEMM_TIMES))
-        return float(2 * GEMM_SIZE**3 / best)
+        return float(2 * size**3 / best)
 
     def _copy_bytes_per_second(self) -> float:
         """Read and written."""
@@ -231,13 +234,14 @@ def freed_at_once() -> Iterator[None]:
     """Large pieces that are freed inside go back to the system at once, as `release_freed_memory`
     does it afterwards: loading then peaks lower, and as high each time (benchmarks/LOG.md).
 
-    It costs new pages for each piece, so it is nothing for training.
+    It costs new pages for each piece, so it is nothing for training. Only for pieces of 4 MiB and
+    more it costs nothing that could be measured.
     """
     libc = _glibc()
     if libc is None:
         yield
         return
-    libc.mallopt(M_MMAP_THRESHOLD, 2**20)
+    libc.mallopt(M_MMAP_THRESHOLD, 4 * 2**20)
     try:
         yield
     finally:

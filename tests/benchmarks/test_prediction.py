@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import machine_pace
 import prediction
 from discord_lora.console import make_console
 
@@ -21,7 +22,7 @@ def test_a_run_does_not_read_the_settings_of_whoever_measures(tmp_path, monkeypa
         time.sleep(0.1)
         return prediction.Predicted(1.0, 1.0)
 
-    monkeypatch.setattr(prediction, "EVERY_SECONDS", 0.001)
+    monkeypatch.setattr(machine_pace, "EVERY_SECONDS", 0.001)
     monkeypatch.setattr(prediction, "in_a_process", plan)
     monkeypatch.setattr(prediction, "run", run)
     prediction.compare(prediction.CASES[0], tmp_path / "data.jsonl", tmp_path, 5)

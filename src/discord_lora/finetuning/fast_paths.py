@@ -66,7 +66,7 @@ def choose_paths(model: TrainingModel, examples: Sequence[TokenizedExample] = ()
     """Switch on every fast piece that gives this model's own loss and gradients.
 
     Positions that start again keep attention apart; convolutions and linear attention, which some
-    models have, need more than that, so packing itself is proved first.
+    models have, need more than that, so packing has to prove itself as well.
 
     `examples` serve for the proofs. Without them it is random tokens, at which a trained model
     magnifies rounding several times as much.
@@ -79,20 +79,24 @@ def choose_paths(model: TrainingModel, examples: Sequence[TokenizedExample] = ()
     together = [collate(rows)]
     with _awake(model):
         expected = _expected(model, single)
-        packing = _same(model, expected, together) and _keeps_neighbours_apart(model)
-        batches = together if packing else single
         pieces = _pieces(model)
         changed = changes_logits(model.causal_model.config)
         serving = [name for name in pieces if name != "head" or not changed]
-        # Nearly every model takes all of them, and one proof is quicker than five.
+        # Nearly every model takes all of them, and packing: one proof is quicker than six.
         take_back = [pieces[name]() for name in serving]
-        if _same(model, expected, batches):
-            fast = serving
-        else:
+        packing, fast = _packs(model, expected, together), serving
+        if not packing:
             for undo in reversed(take_back):
                 undo()
+            packing = _packs(model, expected, together)
+            batches = together if packing else single
             fast = [name for name in serving if _proves_itself(model, expected, batches, name)]
     return Paths(packing, tuple(fast), tuple(name for name in pieces if name not in fast))
+
+
+def _packs(model: TrainingModel, expected: "_Expected", together: list[MicroBatch]) -> bool:
+    """Whether examples in one row give what they give one by one."""
+    return _same(model, expected, together) and _keeps_neighbours_apart(model)
 
 
 def _proves_itself(
@@ -197,6 +201,10 @@ class _Result:
         norm: Tensor = torch.stack([it.norm() for it in self.gradients.values()]).norm()
         return norm
 
+    def __add__(self, other: "_Result") -> "_Result":
+        sums = {kind: it + other.gradients[kind] for kind, it in self.gradients.items()}
+        return replace(self, loss=self.loss + other.loss, gradients=sums)
+
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
@@ -239,7 +247,8 @@ def _expected(model: TrainingModel, batches: list[MicroBatch]) -> _Expected:
     """
     dtype = _dtype(model)
     for loss_scale in FP16_LOSS_SCALES if dtype == torch.float16 else (1.0,):
-        result = _loss_and_gradients(model, batches, loss_scale)
+        first = _loss_and_gradients(model, batches[:1], loss_scale)
+        result = first + _loss_and_gradients(model, batches[1:], loss_scale)
         if bool(result.norm.isfinite()):
             break
     if not bool(result.loss.isfinite()):
@@ -249,8 +258,8 @@ def _expected(model: TrainingModel, batches: list[MicroBatch]) -> _Expected:
             else f"the loss of this model is {float(result.loss)}; its weights may be damaged"
         )
         raise UserError(f"BASE_MODEL: {why}; choose another BASE_MODEL.")
-    with _rounded_once_more(model):
-        other = _loss_and_gradients(model, batches, loss_scale).gradients
+    with _rounded_once_more(model):  # one example shows it, and each takes its time
+        other = _loss_and_gradients(model, batches[:1], loss_scale).gradients
     tolerances = {
         kind: min(
             MOST_ROUNDING,
@@ -259,7 +268,7 @@ def _expected(model: TrainingModel, batches: list[MicroBatch]) -> _Expected:
                 3 * float((other[kind] - it).norm() / it.norm().clamp_min(1e-30)),
             ),
         )
-        for kind, it in result.gradients.items()
+        for kind, it in first.gradients.items()
     }
     return _Expected(result, tolerances)
 
