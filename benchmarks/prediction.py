@@ -125,19 +125,24 @@ def main() -> int | None:
         allow_abbrev=False,
     )
     parser.add_argument("--steps", type=int, default=100, metavar="N", help="(default: 100)")
-    parser.add_argument("--only", default="", metavar="NUMBERS", help="cases, such as 1,4")
+    numbers = [str(number) for number in range(1, len(CASES) + 1)]
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="figures; cases that it holds are not run again"
+        "--only", default=",".join(numbers), metavar="NUMBERS", help="cases, such as 1,4"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="figures; what it says already is not run again"
     )
     arguments = parser.parse_args()
+    only = arguments.only.split(",")
+    if unknown := set(only) - set(numbers):
+        raise UserError(f"--only: there is no case {min(unknown)!r}, only {', '.join(numbers)}.")
     console = make_console()
     done = read_done(arguments.json)
     with tempfile.TemporaryDirectory(prefix="discord-lora-") as folder:
         files = data_files(Path(folder), console)
         for _ in range(TRIES):
             for number, case in enumerate(CASES, start=1):
-                left_out = arguments.only and str(number) not in arguments.only.split(",")
-                if left_out or is_settled(case, done):
+                if str(number) not in only or is_settled(case, done):
                     continue
                 console.print(f"{number}: {case.name}", markup=False)
                 with tempfile.TemporaryDirectory(dir=folder) as own:
@@ -149,7 +154,7 @@ def main() -> int | None:
 
 
 def read_done(path: Path | None) -> list[Compared]:
-    """Cases that an earlier call has finished."""
+    """What an earlier call has run; a case that is not settled by it is run again."""
     if path is None or not path.is_file():
         return []
     return [
@@ -217,7 +222,7 @@ def compare(case: Case, data: Path, folder: Path, steps: int) -> Compared:
         seconds,
         peak_bytes,
         others=Busy.now().share_of_others_since(busy),
-        slower=running.mean / calibrating.mean,
+        slower=running.times_slower_than(calibrating),
     )
 
 

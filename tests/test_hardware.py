@@ -10,6 +10,7 @@ from discord_lora.console import UserError
 from discord_lora.finetuning.training_state import foreign_content_explained
 from discord_lora.hardware import (
     Hardware,
+    _glibc,
     card_must_answer,
     detect_hardware,
     is_out_of_memory,
@@ -162,6 +163,8 @@ from discord_lora.hardware import detect_hardware, freed_at_once
 
 hardware = detect_hardware()
 torch.ones(7_000_000)  # from here on glibc keeps pieces of up to 30 MB
+with freed_at_once() if sys.argv[1] == "after" else contextlib.nullcontext():
+    pass
 with freed_at_once() if sys.argv[1] == "inside" else contextlib.nullcontext():
     before = hardware.used_bytes()
     pieces = [(torch.ones(1_250_000), torch.ones(1_000)) for _ in range(50)]
@@ -171,11 +174,24 @@ with freed_at_once() if sys.argv[1] == "inside" else contextlib.nullcontext():
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="another system's C library has other ways")
-def test_what_is_freed_goes_back_to_the_system_at_once():
+@pytest.mark.skipif(_glibc() is None, reason="another C library has other ways")
+def test_what_is_freed_goes_back_to_the_system_at_once(monkeypatch):
+    for name in os.environ:
+        if name.startswith("MALLOC_") or name in ("GLIBC_TUNABLES", "LD_PRELOAD"):
+            monkeypatch.delenv(name)
+
     def kept(where):
         words = [sys.executable, "-c", KEPT, where]
         return int(subprocess.run(words, capture_output=True, check=True, text=True).stdout)
 
     assert kept("outside") > 150_000_000
     assert kept("inside") < 50_000_000
+    assert kept("after") > 150_000_000  # training is quicker that way
+
+
+def test_no_start_waits_for_a_compiler():
+    words = (
+        "import sys, discord_lora.base_model, bitsandbytes\n"
+        "assert 'torch._inductor.compile_fx' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", words], check=True)

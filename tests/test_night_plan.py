@@ -1,13 +1,15 @@
 """The plan of the night as people ask for it, on a tiny model."""
 
 import json
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 import pytest
 import torch
 
 from discord_lora.adapter_folder import RUN_FILE, WEIGHTS_FILE
 from discord_lora.analysis.plan.timings import newest_timing
-from discord_lora.finetuning import forecast
+from discord_lora.finetuning import calibration, forecast
 from discord_lora.finetuning.run_folder import IDENTITY_FILE
 from discord_lora.hardware import Hardware, detect_hardware
 from discord_lora.settings import load_settings
@@ -34,6 +36,17 @@ def words(tmp_path, monkeypatch):
 def settings_of(words):
     names = [str(word).removeprefix("--").replace("-", "_") for word in words[::2]]
     return load_settings(dict(zip(names, map(str, words[1::2]), strict=True)), env_file=None)
+
+
+def time_only_five_rounds():
+    calibration.LONG_ENOUGH = 1e-9
+
+
+@pytest.fixture(autouse=True)
+def _timing_is_over_soon(monkeypatch):
+    """In the process of its own."""
+    pool = partial(ProcessPoolExecutor, initializer=time_only_five_rounds)
+    monkeypatch.setattr(forecast, "ProcessPoolExecutor", pool)
 
 
 def test_a_plan_is_modelled_until_it_is_calibrated(words, monkeypatch, capsys):

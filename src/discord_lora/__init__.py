@@ -9,6 +9,6 @@ __version__ = "0.1.0"
 # imported by others before any module of ours that needs it.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
-# bitsandbytes has its kernels of last resort compiled: a second of imports, and where they are used
-# a search for a C++ compiler.
+# bitsandbytes has its kernels of last resort compiled, for which torch imports its compiler: a
+# second of each start. Where its own library is missing, and only there, they would be used.
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")

@@ -23,8 +23,7 @@ Precision = Literal["no", "fp16", "bf16"]
 
 GEMM_SIZE = {"cpu": 1024, "cuda": 2048}
 GEMM_TIMES = 24
-"""A third of a second on two cores. The best of four larger ones took 1.5 times as long as the best
-of 24 in one try of four."""
+"""A third of a second on two cores. Too few may all meet a slow moment (benchmarks/LOG.md)."""
 
 COPY_BYTES, COPY_TIMES = 256 * 2**20, 4
 
@@ -245,7 +244,7 @@ def freed_at_once() -> Iterator[None]:
     try:
         yield
     finally:
-        # Where glibc's own thresholds end up, which stop moving once they are set.
+        # The most that glibc's own thresholds come to, which stop moving once they are set.
         libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
         libc.mallopt(M_TRIM_THRESHOLD, 64 * 2**20)
         libc.malloc_trim(0)

@@ -7,7 +7,7 @@ import pytest
 
 import machine_pace
 import prediction
-from discord_lora.console import make_console
+from discord_lora.console import UserError, make_console
 
 
 def test_a_run_does_not_read_the_settings_of_whoever_measures(tmp_path, monkeypatch):
@@ -75,3 +75,19 @@ def test_a_plan_from_formulas_alone_may_be_off_by_a_factor(modelled, code):
     done = [compared(case) for case in prediction.CASES]
     done[3] = compared(prediction.CASES[3], modelled=modelled)
     assert prediction.verdict(done, make_console()) == code
+
+
+def test_a_number_that_is_no_case_is_refused(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["prediction.py", "--only", "1,9"])
+    with pytest.raises(UserError, match=r"no case '9', only 1, 2"):
+        prediction.main()
+
+
+def test_the_pace_is_compared_only_where_it_was_seen(monkeypatch):
+    before, now, nothing = machine_pace.Pace(), machine_pace.Pace(), machine_pace.Pace()
+    before.seconds, now.seconds = [1.0, 3.0], [3.0, 3.0]
+    monkeypatch.setattr(machine_pace.sys, "platform", "linux")
+    assert now.times_slower_than(before) == 1.5
+    assert now.times_slower_than(nothing) == nothing.times_slower_than(now) == 1
+    monkeypatch.setattr(machine_pace.sys, "platform", "win32")
+    assert now.times_slower_than(before) == 1

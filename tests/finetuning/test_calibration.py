@@ -5,12 +5,14 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 
+from discord_lora.conversations.packing import pack
 from discord_lora.finetuning import calibration
 from discord_lora.finetuning.calibration import (
+    LEAST_TIMES,
     LONG_ENOUGH,
-    MOST_TIMES,
     QUANTILES,
     calibrate,
+    chosen_rows,
     share_timed,
     usual,
 )
@@ -19,7 +21,12 @@ from discord_lora.settings import load_settings
 from finetuning_state import make_state
 
 LOADING = 9 * 10**9
-AT_THE_LONGEST_ROW = 4 * [5_100_000_000, 5_900_000_000, 5_000_000_000, 5_200_000_000, 5_000_000_000]
+AT_THE_LONGEST_ROW = [5_100_000_000, 5_900_000_000, 5_000_000_000, 5_200_000_000, 5_000_000_000]
+
+
+@pytest.fixture(autouse=True)
+def _only_five_rounds(monkeypatch):
+    monkeypatch.setattr(calibration, "LONG_ENOUGH", 1e-9)
 
 
 @dataclass(frozen=True)
@@ -42,13 +49,13 @@ def test_neither_loading_nor_a_chance_peak_is_taken_for_what_a_row_needs(tmp_pat
     settings = load_settings({"base_model": "sample", "logs_dir": tmp_path}, env_file=None)
     timing = calibrate(state, settings, computer)
     longest = max(sum(map(len, step)) for step in state.plan.walk())
-    assert len(AT_THE_LONGEST_ROW) == MOST_TIMES
+    assert len(AT_THE_LONGEST_ROW) == LEAST_TIMES
     assert timing.loading_bytes == LOADING
     trained = timing.base_bytes + timing.activations.needed(longest, timing.checkpointed)
     assert trained == pytest.approx(5_100_000_000)
     assert timing.peak_bytes(longest) == LOADING  # the run will load the model, too
     # Before each look the peak of what was before is forgotten.
-    assert set(computer.forgotten) == set(range(1, MOST_TIMES + 1))
+    assert set(computer.forgotten) == set(range(1, LEAST_TIMES + 1))
     assert timing.time.forward > 0
 
 
@@ -68,10 +75,9 @@ def test_the_peak_belongs_to_the_row_that_it_was_seen_at(tmp_path, monkeypatch):
     assert needed(max(others), 0) > needed(first, 0)
 
 
-@pytest.mark.parametrize("packing", [True, False])
-def test_a_row_is_timed_as_a_step_would_begin_with_it(tmp_path, packing):
-    """Packing puts the longest row of a step first, when there are no gradients yet."""
-    state = replace(make_state(), packing=packing)
+@pytest.mark.parametrize(("budget", "packing"), [(10_000, True), (100, True), (100, False)])
+def test_a_row_is_timed_with_gradients_if_it_will_meet_them(tmp_path, budget, packing):
+    state = replace(make_state(max_targets=1), packing=packing, token_budget=budget)
     held = []
 
     @dataclass(frozen=True)
@@ -79,10 +85,30 @@ def test_a_row_is_timed_as_a_step_would_begin_with_it(tmp_path, packing):
         def forget_peak(self):
             held.append(any(it.grad is not None for it in state.trainable().values()))
 
+    rows = chosen_rows(state)
     settings = load_settings({"base_model": "sample", "logs_dir": tmp_path}, env_file=None)
     calibrate(state, settings, Watched(torch.device("cpu"), "CPU", torch.float32, "no", 10**10))
-    assert len(held) == MOST_TIMES * len(QUANTILES)
-    assert set(held) == {not packing}
+    assert held == [not begins_step for _, begins_step in rows] * LEAST_TIMES
+
+
+def test_the_row_that_takes_most_may_come_later_in_its_step():
+    """Where rows are full, the second of a step takes as much as the first, and gradients."""
+    state = make_state(max_targets=1)
+    gradients = sum(4 * p.numel() for p in state.trainable().values())
+    for budget in (100, 10_000):
+        state = replace(state, token_budget=budget)
+        steps = [pack(examples, budget) for examples in state.plan.walk()]
+        held = {
+            (sum(map(len, row)), place == 0): state.memory.activations.needed(
+                sum(map(len, row)), state.memory.checkpointed
+            )
+            + (gradients if place else 0)
+            for step in steps
+            for place, row in enumerate(step)
+        }
+        row, begins_step = chosen_rows(state)[-1]
+        assert (sum(map(len, row)), begins_step) == max(held, key=held.__getitem__)
+        assert begins_step == (budget == 10_000)
 
 
 def test_two_paces_are_averaged_and_a_hiccup_is_none_of_them():
@@ -90,12 +116,11 @@ def test_two_paces_are_averaged_and_a_hiccup_is_none_of_them():
     assert usual([1.1, 22.7, 1.5, 1.1, 1.5]) == pytest.approx((1.1 + 1.5 + 1.5) / 3)
 
 
-def test_timing_takes_two_minutes_unless_a_round_is_short_or_long():
+def test_timing_takes_two_minutes_unless_a_round_is_long(monkeypatch):
+    monkeypatch.setattr(calibration, "LONG_ENOUGH", LONG_ENOUGH)
     assert share_timed(5, LONG_ENOUGH) == 1
     assert share_timed(4, 3 * LONG_ENOUGH) == 0.8  # a slow machine: still five rounds
-    assert share_timed(10, LONG_ENOUGH / 4) == 0.5
-    assert share_timed(MOST_TIMES, 1.0) == 1  # a quick one
-    assert share_timed(5, LONG_ENOUGH / 2) == 0.5
+    assert share_timed(1_000, LONG_ENOUGH / 2) == 0.5  # a quick one
 
 
 def test_a_slow_machine_ends_with_the_round(tmp_path):

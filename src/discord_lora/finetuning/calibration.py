@@ -1,5 +1,6 @@
 """Times real micro-batches of the run to come, so that the night's length is known before it."""
 
+import itertools
 import statistics
 import tempfile
 import time
@@ -25,14 +26,12 @@ from discord_lora.settings import Settings
 Row = Sequence[TokenizedExample]
 
 QUANTILES = (0.0, 0.5, 0.95, 1.0)
-"""Of the micro-batches by tokens: the shortest, the median, a long one, the longest."""
+"""Of the micro-batches by memory: the shortest, the median, a long one, the longest."""
 
-LEAST_TIMES, MOST_TIMES = 5, 20
-"""That each of them is run."""
-
-LONG_ENOUGH = 120.0
-"""Seconds. A processor that is shared with other machines keeps one pace for a minute at times, and
-a card is faster as long as it is cold: five rounds may see only what a night will not be like."""
+LEAST_TIMES, LONG_ENOUGH = 5, 120.0
+"""Rounds of them, and seconds. A processor that is shared with other machines keeps one pace for a
+minute at times, and a card is faster as long as it is cold: what a few rounds see may be nothing
+like a night."""
 
 FEW_TOKENS, FEW_TIMES = 4, 5
 STEPS_LOOKED_AT = 400
@@ -49,7 +48,8 @@ def calibrate(
     *,
     fetching_seconds: float = 0.0,
 ) -> Timing:
-    """Run some micro-batches forth and back for two minutes, an optimizer step and a checkpoint.
+    """Run some micro-batches forth and back for two minutes, or five times each where that takes
+    longer; an optimizer step; a checkpoint.
 
     The model learns nonsense by it: throw it away afterwards.
 
@@ -67,21 +67,22 @@ def calibrate(
         torch.cuda.empty_cache()
     start_up = seconds_since_start() - fetching_seconds  # as a run counts it
     rows = chosen_rows(state)
-    _timed(state, rows[-1], hardware)  # gradients for the optimizer
+    longest, _ = rows[-1]
+    _timed(state, longest, hardware)  # gradients for the optimizer
     step_seconds = statistics.median(_optimizer_seconds(state, hardware) for _ in range(3))
     spent: dict[int, list[float]] = {number: [] for number in range(len(rows))}
     peaks: list[int] = []
     began, share = hardware.now(), 0.0
     while share < 1:
-        for number, row in enumerate(rows, start=1):
-            if state.packing:  # which puts a step's longest row first: no gradients exist yet
+        for number, (row, begins_step) in enumerate(rows, start=1):
+            if begins_step:
                 state.optimizer.zero_grad(set_to_none=True)
             hardware.forget_peak()
             spent[number - 1].append(_timed(state, row, hardware))
             share = share_timed(len(peaks) + number / len(rows), hardware.now() - began)
             progress(min(1.0, share))
         peaks.append(hardware.peak_bytes())  # of the last one, which is the longest
-    samples = [(Work.of([rows[n]]), usual(seconds)) for n, seconds in spent.items()]
+    samples = [(Work.of([rows[n][0]]), usual(seconds)) for n, seconds in spent.items()]
     before, forward = modelled_time(state, settings, hardware), _pass_seconds(state, hardware)
     return timing_of(
         state,
@@ -89,7 +90,7 @@ def calibrate(
         hardware,
         fit(samples, step_seconds, before, forward),
         # Of the row that the peak is of; the run may hold a larger one.
-        largest_row=sum(map(len, rows[-1])),
+        largest_row=sum(map(len, longest)),
         # Not the highest: the C library may find its free memory in pieces that are of no use, by
         # chance. A night meets its longest row now and then, not one time in four.
         peak_bytes=statistics.median(peaks),
@@ -100,18 +101,29 @@ def calibrate(
 
 
 def share_timed(rounds: float, seconds: float) -> float:
-    """How much of the timing is done: a few rounds, and on until two minutes or many rounds."""
-    return min(rounds / LEAST_TIMES, max(rounds / MOST_TIMES, seconds / LONG_ENOUGH))
+    """How much of the timing is done."""
+    return min(rounds / LEAST_TIMES, seconds / LONG_ENOUGH)
 
 
-def chosen_rows(state: TrainingState) -> list[Row]:
-    """Micro-batches of the run, by rising number of tokens."""
-    rows: list[Row] = []
-    for step, examples in enumerate(state.plan.walk()):
-        if step == STEPS_LOOKED_AT:
-            break
-        rows += pack(examples, state.token_budget, packing=state.packing)
-    rows.sort(key=lambda row: sum(map(len, row)))
+def chosen_rows(state: TrainingState) -> list[tuple[Row, bool]]:
+    """Micro-batches of the run, by rising memory, and whether a step begins with it.
+
+    That one meets no gradients yet. Packing puts the longest example first, which is the longest
+    row where few share one; where rows are full, a later one takes as much, and gradients as well.
+    """
+    needed = state.memory.activations.needed
+    gradients = sum(p.numel() * p.element_size() for p in state.trainable().values())
+
+    def held(choice: tuple[Row, bool]) -> float:
+        row, begins_step = choice
+        tokens = sum(map(len, row))
+        return needed(tokens, state.memory.checkpointed) + (0 if begins_step else gradients)
+
+    rows: list[tuple[Row, bool]] = []
+    for examples in itertools.islice(state.plan.walk(), STEPS_LOOKED_AT):
+        packed = pack(examples, state.token_budget, packing=state.packing)
+        rows += [(row, place == 0) for place, row in enumerate(packed)]
+    rows.sort(key=held)
     return [rows[round(share * (len(rows) - 1))] for share in QUANTILES]
 
 

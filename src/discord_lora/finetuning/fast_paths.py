@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from discord_lora.finetuning.packed_attention import use_packed_attention
 from discord_lora.finetuning.processes import sharded_like, whole
 from discord_lora.finetuning.training_model import TrainingModel
 from discord_lora.hardware import is_out_of_memory
+
+Found = TypeVar("Found")
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 """Relative difference of losses that rounding explains, by number format."""
@@ -201,10 +203,6 @@ class _Result:
         norm: Tensor = torch.stack([it.norm() for it in self.gradients.values()]).norm()
         return norm
 
-    def __add__(self, other: "_Result") -> "_Result":
-        sums = {kind: it + other.gradients[kind] for kind, it in self.gradients.items()}
-        return replace(self, loss=self.loss + other.loss, gradients=sums)
-
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
@@ -247,8 +245,7 @@ def _expected(model: TrainingModel, batches: list[MicroBatch]) -> _Expected:
     """
     dtype = _dtype(model)
     for loss_scale in FP16_LOSS_SCALES if dtype == torch.float16 else (1.0,):
-        first = _loss_and_gradients(model, batches[:1], loss_scale)
-        result = first + _loss_and_gradients(model, batches[1:], loss_scale)
+        result = _loss_and_gradients(model, batches, loss_scale)
         if bool(result.norm.isfinite()):
             break
     if not bool(result.loss.isfinite()):
@@ -258,8 +255,8 @@ def _expected(model: TrainingModel, batches: list[MicroBatch]) -> _Expected:
             else f"the loss of this model is {float(result.loss)}; its weights may be damaged"
         )
         raise UserError(f"BASE_MODEL: {why}; choose another BASE_MODEL.")
-    with _rounded_once_more(model):  # one example shows it, and each takes its time
-        other = _loss_and_gradients(model, batches[:1], loss_scale).gradients
+    with _rounded_once_more(model):
+        other = _loss_and_gradients(model, batches, loss_scale).gradients
     tolerances = {
         kind: min(
             MOST_ROUNDING,
@@ -268,7 +265,7 @@ def _expected(model: TrainingModel, batches: list[MicroBatch]) -> _Expected:
                 3 * float((other[kind] - it).norm() / it.norm().clamp_min(1e-30)),
             ),
         )
-        for kind, it in first.gradients.items()
+        for kind, it in result.gradients.items()
     }
     return _Expected(result, tolerances)
 
@@ -301,28 +298,27 @@ def _keeps_neighbours_apart(model: TrainingModel) -> bool:
     """Whether an example's loss stays the same when its neighbours in the row say other things."""
     first, own, last = (random_example(model, length) for length in PROBE_LENGTHS)
     vocabulary = model.causal_model.get_input_embeddings().num_embeddings
-    losses = []
-    for shift in (0, vocabulary // 2):
+    device = next(iter(model.trainable().values())).device
+
+    @torch.no_grad()
+    def loss_beside(shift: int) -> float:
         left, right = (
             replace(it, input_ids=(it.input_ids + shift) % vocabulary, trained=it.trained & False)
             for it in (first, last)
         )
-        device = next(iter(model.trainable().values())).device
-        with torch.no_grad():
-            losses.append(float(model(collate([left, own, right]).to(device))))
+        return float(model(collate([left, own, right]).to(device)))
+
+    losses = _if_possible(model, lambda: (loss_beside(0), loss_beside(vocabulary // 2)))
+    if losses is None:
+        return False
     return abs(losses[0] - losses[1]) <= 0.1 * TOLERANCE[_dtype(model)] * abs(losses[0])
 
 
 def _same(model: TrainingModel, expected: _Expected, batches: list[MicroBatch]) -> bool:
     wanted, dtype = expected.result, _dtype(model)
-    try:
-        found = _loss_and_gradients(model, batches, wanted.loss_scale)
-    except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError) as error:
-        if is_out_of_memory(error) or "CUDA error" in str(error):
-            raise
-        if isinstance(model, FSDPModule):
-            model.reset_iter_state()  # of the pass that broke off
-        return False  # this model cannot be called in this way
+    found = _if_possible(model, lambda: _loss_and_gradients(model, batches, wanted.loss_scale))
+    if found is None:
+        return False
     if not bool((found.loss - wanted.loss).abs() <= TOLERANCE[dtype] * wanted.loss.abs()):
         return False
     # A gradient that is zero in exact arithmetic is rounding alone, whichever way it was found.
@@ -333,6 +329,18 @@ def _same(model: TrainingModel, expected: _Expected, batches: list[MicroBatch]) 
             wanted.gradients.items(), expected.tolerances.values(), strict=True
         )
     )
+
+
+def _if_possible(model: TrainingModel, attempt: Callable[[], Found]) -> Found | None:
+    """What it returns, or None if the model cannot be called in this way."""
+    try:
+        return attempt()
+    except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError) as error:
+        if is_out_of_memory(error) or "CUDA error" in str(error):
+            raise
+        if isinstance(model, FSDPModule):
+            model.reset_iter_state()  # of the pass that broke off
+        return None
 
 
 def _dtype(model: TrainingModel) -> torch.dtype:

@@ -182,7 +182,7 @@ def fit(
 
     Two numbers are fitted, the price of a micro-batch and how much slower than modelled the tokens
     are, both at least zero, for the smallest sum of squared relative errors. How tokens, attention
-    and head share the rest stays as modelled: twenty timings cannot tell them apart.
+    and head share the rest stays as modelled: a few rows cannot tell them apart.
 
     Args:
         samples: the work of one micro-batch each (its `steps` do not count), and its seconds.
