@@ -90,7 +90,8 @@ def test_the_sample_model_trained_on_real_chat_streams_its_answers(server, launc
     process.send_signal(signal.SIGTERM)
     assert ended(process)[0] == 130
     times = [answer.at, *(it.at for it in answer.edits)]
-    assert all(later - before > 1.0 for before, later in pairwise(times))
+    gaps = [later - before for before, later in pairwise(times)]
+    assert all(gap > 1.0 for gap in gaps), list(zip(gaps, answer.edits, strict=True))
     assert server.rate_limit_violations == 0
     for line in (*channel.messages, *direct.messages):
         print(f"{line.author.name}: {line.content}")
