@@ -70,19 +70,21 @@ def calibrate(
     longest, _ = rows[-1]
     _timed(state, longest, hardware)  # gradients for the optimizer
     step_seconds = statistics.median(_optimizer_seconds(state, hardware) for _ in range(3))
-    spent: dict[int, list[float]] = {number: [] for number in range(len(rows))}
+    spent: list[list[float]] = [[] for _ in rows]
     peaks: list[int] = []
     began, share = hardware.now(), 0.0
     while share < 1:
-        for number, (row, begins_step) in enumerate(rows, start=1):
+        for number, (row, begins_step) in enumerate(rows):
             if begins_step:
                 state.optimizer.zero_grad(set_to_none=True)
             hardware.forget_peak()
-            spent[number - 1].append(_timed(state, row, hardware))
-            share = share_timed(len(peaks) + number / len(rows), hardware.now() - began)
+            spent[number].append(_timed(state, row, hardware))
+            share = share_timed(len(peaks) + (number + 1) / len(rows), hardware.now() - began)
             progress(min(1.0, share))
         peaks.append(hardware.peak_bytes())  # of the last one, which is the longest
-    samples = [(Work.of([rows[n][0]]), usual(seconds)) for n, seconds in spent.items()]
+    samples = [
+        (Work.of([row]), usual(seconds)) for (row, _), seconds in zip(rows, spent, strict=True)
+    ]
     before, forward = modelled_time(state, settings, hardware), _pass_seconds(state, hardware)
     return timing_of(
         state,
