@@ -12,7 +12,7 @@ from discord_lora.conversations.packing import plan_training
 from discord_lora.conversations.prompt_format import PromptFormat, server_voice
 from discord_lora.finetuning.fast_paths import choose_paths
 from discord_lora.finetuning.training_model import TrainingModel
-from discord_lora.finetuning.training_state import TrainingState
+from discord_lora.finetuning.training_state import TrainingState, keep_gradients
 from fakes import chatter, make_model, make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -45,6 +45,7 @@ def make_state(
     scheduler = get_scheduler("cosine", optimizer, 2, plan.steps)
     accelerator = Accelerator(cpu=True)
     prepared, optimizer = accelerator.prepare(model, optimizer)
+    keep_gradients(model.trainable().values())
     return TrainingState(
         accelerator=accelerator,
         model=prepared,

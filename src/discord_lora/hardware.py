@@ -222,8 +222,14 @@ def is_card_failure(error: Exception) -> bool:
 
 
 def release_freed_memory() -> None:
-    """Hand freed memory back to the system: glibc would keep some hundred MB of what quantizing a
-    model took, more or less from run to run, so that no plan of memory could be right."""
+    """Hand freed memory back, wherever work of another kind begins.
+
+    torch keeps that of a card, and glibc that of the computer: some hundred MB that quantizing or
+    the try of the largest micro-batch took, in pieces that fit nothing else, more or less from run
+    to run, so that no plan of memory could be right.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     if libc := _glibc():
         libc.malloc_trim(0)
 

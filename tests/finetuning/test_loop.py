@@ -134,7 +134,7 @@ def test_in_a_hurry_the_step_is_given_up_and_what_was_done_before_is_saved(saved
     events.hurried = lambda: passes.append(1) or len(passes) > sum(rows[:done]) + 1
     assert fit(first, events) == "stopped"
     assert [c.step for c in kept] == [done], "once, whether it had just been saved or not"
-    assert all(parameter.grad is None for parameter in first.trainable().values())
+    assert not any(parameter.grad.any() for parameter in first.trainable().values())
 
     second = make_state(dropout=0.1, budget=60, max_targets=2)
     restore(second, kept[0])
@@ -236,7 +236,15 @@ def test_the_largest_micro_batch_is_tried_before_anything_is_learned():
     assert tokens == max(sum(map(len, row)) for row in rows) == seen[0].input_ids.shape[1]
     assert len(seen) == 1
     assert all(torch.equal(value, before[name]) for name, value in weights(state).items())
-    assert all(parameter.grad is None for parameter in state.trainable().values())
+    assert not any(parameter.grad.any() for parameter in state.trainable().values())
+
+
+def test_gradients_stay_where_they_are():
+    state = make_state(budget=60)
+    places = [p.grad.data_ptr() for p in state.trainable().values()]
+    try_largest(state, nobody)
+    fit(state, Events())
+    assert [p.grad.data_ptr() for p in state.trainable().values()] == places
 
 
 def as_process(state, index, count):

@@ -20,13 +20,13 @@ from discord_lora.finetuning.checkpoints import save_checkpoint
 from discord_lora.finetuning.fast_paths import random_example
 from discord_lora.finetuning.out_of_memory import try_largest
 from discord_lora.finetuning.training_state import TrainingState, snapshot
-from discord_lora.hardware import Hardware
+from discord_lora.hardware import Hardware, release_freed_memory
 from discord_lora.settings import Settings
 
 Row = Sequence[TokenizedExample]
 
 QUANTILES = (0.0, 0.5, 0.95, 1.0)
-"""Of the micro-batches by memory: the shortest, the median, a long one, the longest."""
+"""Of the micro-batches by length: the shortest, the median, a long one, the longest."""
 
 LEAST_TIMES, LONG_ENOUGH = 5, 120.0
 """Rounds of them, and seconds. A processor that is shared with other machines keeps one pace for a
@@ -62,29 +62,22 @@ def calibrate(
     """
     loading_bytes = hardware.peak_bytes()
     try_largest(state, lambda _what, _sentence: None)  # also makes thread pools, fills caches
-    if hardware.is_cuda:
-        # What torch keeps of that row would count as taken by those that are timed.
-        torch.cuda.empty_cache()
+    release_freed_memory()  # as a run does it
     start_up = seconds_since_start() - fetching_seconds  # as a run counts it
     rows = chosen_rows(state)
-    longest, _ = rows[-1]
-    _timed(state, longest, hardware)  # gradients for the optimizer
+    longest = rows[-1]
     step_seconds = statistics.median(_optimizer_seconds(state, hardware) for _ in range(3))
     spent: list[list[float]] = [[] for _ in rows]
     peaks: list[int] = []
     began, share = hardware.now(), 0.0
     while share < 1:
-        for number, (row, begins_step) in enumerate(rows):
-            if begins_step:
-                state.optimizer.zero_grad(set_to_none=True)
+        for number, row in enumerate(rows):
             hardware.forget_peak()
             spent[number].append(_timed(state, row, hardware))
             share = share_timed(len(peaks) + (number + 1) / len(rows), hardware.now() - began)
             progress(min(1.0, share))
         peaks.append(hardware.peak_bytes())  # of the last one, which is the longest
-    samples = [
-        (Work.of([row]), usual(seconds)) for (row, _), seconds in zip(rows, spent, strict=True)
-    ]
+    samples = [(Work.of([row]), usual(seconds)) for row, seconds in zip(rows, spent, strict=True)]
     before, forward = modelled_time(state, settings, hardware), _pass_seconds(state, hardware)
     return timing_of(
         state,
@@ -107,25 +100,12 @@ def share_timed(rounds: float, seconds: float) -> float:
     return min(rounds / LEAST_TIMES, seconds / LONG_ENOUGH)
 
 
-def chosen_rows(state: TrainingState) -> list[tuple[Row, bool]]:
-    """Micro-batches of the run, by rising memory, and whether a step begins with it.
-
-    That one meets no gradients yet. Packing puts the longest example first, which is the longest
-    row where few share one; where rows are full, a later one takes as much, and gradients as well.
-    """
-    needed = state.memory.activations.needed
-    gradients = sum(p.numel() * p.element_size() for p in state.trainable().values())
-
-    def held(choice: tuple[Row, bool]) -> float:
-        row, begins_step = choice
-        tokens = sum(map(len, row))
-        return needed(tokens, state.memory.checkpointed) + (0 if begins_step else gradients)
-
-    rows: list[tuple[Row, bool]] = []
+def chosen_rows(state: TrainingState) -> list[Row]:
+    """Micro-batches of the run, by rising length."""
+    rows: list[Row] = []
     for examples in itertools.islice(state.plan.walk(), STEPS_LOOKED_AT):
-        packed = pack(examples, state.token_budget, packing=state.packing)
-        rows += [(row, place == 0) for place, row in enumerate(packed)]
-    rows.sort(key=held)
+        rows += pack(examples, state.token_budget, packing=state.packing)
+    rows.sort(key=lambda row: sum(map(len, row)))
     return [rows[round(share * (len(rows) - 1))] for share in QUANTILES]
 
 

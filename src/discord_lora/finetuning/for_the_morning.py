@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from discord_lora.analysis.morning.morning_html import REPORT_FILE, write_report
@@ -20,6 +19,7 @@ from discord_lora.console import UserError, words_of
 from discord_lora.finetuning.packed_attention import usual_attention
 from discord_lora.finetuning.processes import is_sharded
 from discord_lora.finetuning.training_state import TrainingState
+from discord_lora.hardware import release_freed_memory
 
 Answering = Callable[[Any], list[dict[str, str]]]
 """A causal language model in; `prompt`, `real` and `answer` of each question out."""
@@ -51,8 +51,7 @@ def note_answers(
                 event("answers", step=step, seconds=seconds, answers=answers)
         except Exception as error:
             say(f"no sample answers after step {step:,}: {what_failed(error)}")
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # training finds the card's memory as it left it
+        release_freed_memory()  # training finds it as it left it
     state.accelerator.wait_for_everyone()
 
 

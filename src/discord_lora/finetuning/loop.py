@@ -206,7 +206,7 @@ def train_step(
     else:
         state.mishaps.note_good_step()
         state.scheduler.step()
-    state.optimizer.zero_grad(set_to_none=True)
+    state.optimizer.zero_grad(set_to_none=False)
     return StepResult(
         step=step,
         loss=None if bad else mean,
@@ -237,7 +237,7 @@ def _gradients(
             (state.plan.seed * 1_000_003 + step) * state.accelerator.num_processes
             + state.accelerator.process_index
         )
-        state.optimizer.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad(set_to_none=False)
         state.model.train()
 
     begin()
@@ -250,7 +250,7 @@ def _gradients(
             give_up = partial(_give_up_in_a_hurry, state, events)
             loss = accumulate_row_by_row(state, examples, give_up, events.incident)
     except GivenUpError:
-        state.optimizer.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad(set_to_none=False)
         raise
     return loss
 

@@ -9,6 +9,7 @@ from discord_lora.finetuning.keeping import Keeper
 from discord_lora.finetuning.loop import GivenUpError, HeldOutLoss, evaluate
 from discord_lora.finetuning.run_folder import fingerprint
 from discord_lora.finetuning.training_state import TrainingState
+from discord_lora.hardware import release_freed_memory
 
 Moment = Literal["base", "epoch", "trained"]
 """Before the first step, on the way, and after the last step."""
@@ -155,3 +156,4 @@ def _watched(state: TrainingState, keeper: Keeper, moment: Moment, step: int) ->
         return evaluate(state, watch, log.incident)
     finally:
         log.progress.remove_task(bar)
+        release_freed_memory()

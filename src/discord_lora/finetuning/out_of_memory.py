@@ -17,7 +17,7 @@ from discord_lora.finetuning.activations import checkpoint_layers, checkpointing
 from discord_lora.finetuning.mishaps import LONGEST_PAUSE, TRIES_ALONE, Incident, name_of
 from discord_lora.finetuning.processes import is_sharded, smallest
 from discord_lora.finetuning.training_state import TrainingState
-from discord_lora.hardware import is_out_of_memory, memory_must_suffice
+from discord_lora.hardware import is_out_of_memory, memory_must_suffice, release_freed_memory
 
 Result = TypeVar("Result")
 Row = list[TokenizedExample]
@@ -51,7 +51,7 @@ def try_largest(state: TrainingState, incident: Incident, first_step: int = 0) -
             steps = [state.usable(examples, incident) for examples in steps]
             failures = 0
     del taken
-    state.optimizer.zero_grad(set_to_none=True)
+    state.optimizer.zero_grad(set_to_none=False)
     state.token_budget = smallest(state.accelerator, state.token_budget)
     return sum(map(len, row))
 
@@ -94,8 +94,7 @@ def unless_memory_runs_out(attempt: Callable[[], Result]) -> Result | None:
         if not is_out_of_memory(error):
             raise
     # Only here, after the exception is gone, nothing holds the activations any more.
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    release_freed_memory()
     return None
 
 

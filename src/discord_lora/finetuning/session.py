@@ -40,7 +40,12 @@ from discord_lora.finetuning.training_state import (
     optimizer_name,
     restore,
 )
-from discord_lora.hardware import Hardware, card_must_answer, detect_hardware
+from discord_lora.hardware import (
+    Hardware,
+    card_must_answer,
+    detect_hardware,
+    release_freed_memory,
+)
 from discord_lora.settings import Settings
 from discord_lora.typed_command import script_command, typed_command
 
@@ -249,6 +254,7 @@ class Session:
             tokens = try_largest(self.state, log.incident, first_step)
         if tokens:  # else all steps were done before
             log.say(f"the largest micro-batch, {tokens:,} tokens, fits: {log.memory}")
+        release_freed_memory()
         with log.aside("the prediction"):
             announce(
                 self.state,

@@ -1,6 +1,6 @@
 """What one run works on: built from settings and model, saved and restored as a checkpoint."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -191,6 +191,7 @@ def build_state(
         )
     checkpoint_layers(model, memory.checkpointed)
     release_freed_memory()
+    keep_gradients(model.trainable().values())
     for sentence in (*what_is_general(paths), str(memory)):
         say(sentence)
     return TrainingState(
@@ -208,6 +209,16 @@ def build_state(
         optimizer_name=optimizer_kind,
         optimizer_bytes=optimizer_bytes(optimizer_kind),
     )
+
+
+def keep_gradients(parameters: Iterable[Tensor]) -> None:
+    """Give each parameter its gradient before there is anything to learn; steps only empty it.
+
+    Made anew in each step, gradients would lie between the activations of its first micro-batch,
+    and the memory around them would be of no use to the next one (benchmarks/LOG.md).
+    """
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
 
 
 def make_optimizer(parameters: list[Any], settings: Settings, name: str) -> Any:
