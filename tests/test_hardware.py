@@ -167,7 +167,7 @@ with freed_at_once() if sys.argv[1] == "after" else contextlib.nullcontext():
     pass
 with freed_at_once() if sys.argv[1] == "inside" else contextlib.nullcontext():
     before = hardware.used_bytes()
-    pieces = [(torch.ones(1_250_000), torch.ones(1_000)) for _ in range(50)]
+    pieces = [(torch.ones(750_000), torch.ones(1_000)) for _ in range(100)]
     pins = [pin for _, pin in pieces]  # lie between the pieces, which cannot be cut off at the end
     del pieces
     print(hardware.used_bytes() - before)

@@ -239,14 +239,14 @@ def freed_at_once() -> Iterator[None]:
     """Large pieces that are freed inside go back to the system at once, as `release_freed_memory`
     does it afterwards: loading then peaks lower, and as high each time (benchmarks/LOG.md).
 
-    It costs new pages for each piece, so it is nothing for training. Only for pieces of 4 MiB and
-    more it costs nothing that could be measured.
+    It costs new pages for each piece, so it is nothing for training. For pieces of 2 MiB and more,
+    one weight of the sample model's in fp32, that is a quarter of a second a start.
     """
     libc = _glibc()
     if libc is None:
         yield
         return
-    libc.mallopt(M_MMAP_THRESHOLD, 4 * 2**20)
+    libc.mallopt(M_MMAP_THRESHOLD, 2 * 2**20)
     try:
         yield
     finally:
