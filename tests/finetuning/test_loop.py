@@ -12,6 +12,7 @@ from discord_lora.conversations.packing import collate, divide, idle_batch, pack
 from discord_lora.conversations.prompt_format import PromptFormat, persona_voice
 from discord_lora.finetuning.loop import Events, accumulate_gradients, evaluate, fit
 from discord_lora.finetuning.out_of_memory import (
+    accumulate_row_by_row,
     largest_row,
     optimizer_states_to_come,
     try_largest,
@@ -245,6 +246,15 @@ def test_gradients_stay_where_they_are():
     try_largest(state, nobody)
     fit(state, Events())
     assert [p.grad.data_ptr() for p in state.trainable().values()] == places
+
+
+def test_a_weight_that_no_row_meets_has_a_gradient_of_zero_in_smaller_pieces_too():
+    state = make_state()
+    unused = torch.nn.Parameter(torch.ones(3))
+    state.training_model.model.register_parameter("unused", unused)
+    assert accumulate_row_by_row(state, state.plan.examples[:4], lambda: None, nobody) is not None
+    assert unused.grad.tolist() == [0, 0, 0]
+    assert all(p.grad is not None for p in state.trainable().values())
 
 
 def as_process(state, index, count):

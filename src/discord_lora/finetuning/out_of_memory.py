@@ -16,7 +16,7 @@ from discord_lora.conversations.packing import collate, pack, shares
 from discord_lora.finetuning.activations import checkpoint_layers, checkpointing_layers
 from discord_lora.finetuning.mishaps import LONGEST_PAUSE, TRIES_ALONE, Incident, name_of
 from discord_lora.finetuning.processes import is_sharded, smallest
-from discord_lora.finetuning.training_state import TrainingState
+from discord_lora.finetuning.training_state import TrainingState, keep_gradients
 from discord_lora.hardware import is_out_of_memory, memory_must_suffice, release_freed_memory
 
 Result = TypeVar("Result")
@@ -145,6 +145,8 @@ def accumulate_row_by_row(
 
     in_rows_that_fit(state, examples, run_row, incident)
     state.optimizer.zero_grad(set_to_none=True)
+    # As in any other step, also of experts that no token went to.
+    keep_gradients(p for p in state.trainable().values() if p not in sums)
     if not losses:
         return None
     aside = state.mishaps.set_aside

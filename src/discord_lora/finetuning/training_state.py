@@ -189,9 +189,9 @@ def build_state(
         memory = decide_memory(
             model, plan, settings, accelerator, hardware, optimizer_kind, packing=packing
         )
-    checkpoint_layers(model, memory.checkpointed)
-    release_freed_memory()
-    keep_gradients(model.trainable().values())
+        checkpoint_layers(model, memory.checkpointed)
+        release_freed_memory()
+        keep_gradients(model.trainable().values())
     for sentence in (*what_is_general(paths), str(memory)):
         say(sentence)
     return TrainingState(
