@@ -1,18 +1,20 @@
 """A whole training state on a tiny model in fp32, for tests of the loop."""
 
+from types import SimpleNamespace
+
 import torch
 from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
-from transformers import get_scheduler
 
 from discord_lora.analysis.plan.memory import ActivationBytes, MemoryPlan
 from discord_lora.conversations.build import build_conversations
 from discord_lora.conversations.examples import Limits, make_examples
 from discord_lora.conversations.packing import plan_training
 from discord_lora.conversations.prompt_format import PromptFormat, server_voice
-from discord_lora.finetuning.fast_paths import choose_paths
 from discord_lora.finetuning.training_model import TrainingModel
-from discord_lora.finetuning.training_state import TrainingState, keep_gradients
+from discord_lora.finetuning.training_state import build_state
+from discord_lora.hardware import the_cpu
+from discord_lora.settings import load_settings
 from fakes import chatter, make_model, make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -40,24 +42,23 @@ def make_state(
         task_type="CAUSAL_LM", r=4, lora_dropout=dropout, target_modules="all-linear"
     )
     model = TrainingModel(get_peft_model(make_model(), config))
-    assert choose_paths(model).packing
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
-    scheduler = get_scheduler("cosine", optimizer, 2, plan.steps)
-    accelerator = Accelerator(cpu=True)
-    prepared, optimizer = accelerator.prepare(model, optimizer)
-    keep_gradients(model.trainable().values())
-    return TrainingState(
-        accelerator=accelerator,
-        model=prepared,
-        training_model=model,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        plan=plan,
-        validation=examples[:6],
-        memory=MemoryPlan(budget, 0, 0.0, ActivationBytes(2, 100.0, 10.0, 10.0)),
-        token_budget=budget,
-        packing=packing,
+    settings = load_settings(
+        {
+            "learning_rate": rate,
+            "warmup_ratio": min(2 / plan.steps, 0.99),
+            "weight_decay": 0.01,
+            "packing": packing,
+            "max_tokens_per_microbatch": 400,
+            "gradient_checkpointing": "false",
+        },
+        env_file=None,
     )
+    dataset = SimpleNamespace(validation_examples=examples[:6])
+    state = build_state(model, plan, dataset, settings, Accelerator(cpu=True), the_cpu())
+    assert state.packing == packing
+    state.memory = MemoryPlan(budget, 0, 0.0, ActivationBytes(2, 100.0, 10.0, 10.0))
+    state.token_budget = budget
+    return state
 
 
 def weights(state):

@@ -222,7 +222,7 @@ def is_card_failure(error: Exception) -> bool:
 
 
 def release_freed_memory() -> None:
-    """Hand freed memory back, wherever work of another kind begins.
+    """Hand freed memory back, wherever work of one kind ends and another begins.
 
     torch keeps that of a card, and glibc that of the computer: some hundred MB that quantizing or
     the try of the largest micro-batch took, in pieces that fit nothing else, more or less from run
@@ -237,10 +237,10 @@ def release_freed_memory() -> None:
 @contextmanager
 def freed_at_once() -> Iterator[None]:
     """Large pieces that are freed inside go back to the system at once, as `release_freed_memory`
-    does it afterwards: loading then peaks lower, and as high each time (benchmarks/LOG.md).
+    does it afterwards: loading then peaks lower, and nearly as high each time (benchmarks/LOG.md).
 
     It costs new pages for each piece, so it is nothing for training. For pieces of 2 MiB and more,
-    one weight of the sample model's in fp32, that is a quarter of a second a start.
+    which the sample model's larger weights are, that is about 0.3 s a start.
     """
     libc = _glibc()
     if libc is None:

@@ -10,7 +10,8 @@ from discord_lora.console import UserError
 from discord_lora.conversations.examples import Limits, make_examples
 from discord_lora.conversations.packing import collate, divide, idle_batch, pack, plan_training
 from discord_lora.conversations.prompt_format import PromptFormat, persona_voice
-from discord_lora.finetuning.loop import Events, accumulate_gradients, evaluate, fit
+from discord_lora.finetuning import training_state
+from discord_lora.finetuning.loop import Events, GivenUpError, accumulate_gradients, evaluate, fit
 from discord_lora.finetuning.out_of_memory import (
     accumulate_row_by_row,
     largest_row,
@@ -240,21 +241,49 @@ def test_the_largest_micro_batch_is_tried_before_anything_is_learned():
     assert not any(parameter.grad.any() for parameter in state.trainable().values())
 
 
+def places_of_gradients(state):
+    return [p.grad.data_ptr() for p in state.trainable().values()]
+
+
 def test_gradients_stay_where_they_are():
     state = make_state(budget=60)
-    places = [p.grad.data_ptr() for p in state.trainable().values()]
+    assert not any(p.grad.any() for p in state.trainable().values())
+    places = places_of_gradients(state)
     try_largest(state, nobody)
     fit(state, Events())
-    assert [p.grad.data_ptr() for p in state.trainable().values()] == places
+    assert places_of_gradients(state) == places
+
+
+def give_up():
+    raise GivenUpError
+
+
+def test_gradients_stay_where_they_are_in_smaller_pieces_too():
+    state = make_state(budget=60)
+    places = places_of_gradients(state)
+    assert accumulate_row_by_row(state, state.plan.examples[:4], lambda: None, nobody) is not None
+    assert places_of_gradients(state) == places
+    with pytest.raises(GivenUpError):
+        accumulate_row_by_row(state, state.plan.examples[:4], give_up, nobody)
+    assert places_of_gradients(state) == places
 
 
 def test_a_weight_that_no_row_meets_has_a_gradient_of_zero_in_smaller_pieces_too():
     state = make_state()
     unused = torch.nn.Parameter(torch.ones(3))
+    unused.grad = torch.zeros(3)
     state.training_model.model.register_parameter("unused", unused)
     assert accumulate_row_by_row(state, state.plan.examples[:4], lambda: None, nobody) is not None
     assert unused.grad.tolist() == [0, 0, 0]
-    assert all(p.grad is not None for p in state.trainable().values())
+
+
+def test_no_memory_for_the_first_gradients_ends_in_a_sentence(monkeypatch):
+    def full(_parameters):
+        raise MemoryError
+
+    monkeypatch.setattr(training_state, "keep_gradients", full)
+    with pytest.raises(UserError, match="do not fit into the memory"):
+        make_state()
 
 
 def as_process(state, index, count):

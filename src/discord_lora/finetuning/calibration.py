@@ -51,7 +51,7 @@ def calibrate(
     """Run some micro-batches forth and back for two minutes, or five times each where that takes
     longer; an optimizer step; a checkpoint.
 
-    The model learns nonsense by it: throw it away afterwards.
+    Gradients and optimizer states are nonsense afterwards: throw the state away.
 
     Args:
         state: as it would begin to train.
@@ -68,15 +68,15 @@ def calibrate(
     longest = rows[-1]
     step_seconds = statistics.median(_optimizer_seconds(state, hardware) for _ in range(3))
     spent: list[list[float]] = [[] for _ in rows]
-    peaks: list[int] = []
-    began, share = hardware.now(), 0.0
+    hardware.forget_peak()
+    began, rounds, share = hardware.now(), 0, 0.0
     while share < 1:
-        for number, row in enumerate(rows):
-            hardware.forget_peak()
-            spent[number].append(_timed(state, row, hardware))
-            share = share_timed(len(peaks) + (number + 1) / len(rows), hardware.now() - began)
+        for number, (row, seconds) in enumerate(zip(rows, spent, strict=True), start=1):
+            seconds.append(_timed(state, row, hardware))
+            share = share_timed(rounds + number / len(rows), hardware.now() - began)
             progress(min(1.0, share))
-        peaks.append(hardware.peak_bytes())  # of the last one, which is the longest
+        rounds += 1
+    peak_bytes = hardware.peak_bytes()
     samples = [(Work.of([row]), usual(seconds)) for row, seconds in zip(rows, spent, strict=True)]
     before, forward = modelled_time(state, settings, hardware), _pass_seconds(state, hardware)
     return timing_of(
@@ -86,9 +86,7 @@ def calibrate(
         fit(samples, step_seconds, before, forward),
         # Of the row that the peak is of; the run may hold a larger one.
         largest_row=sum(map(len, longest)),
-        # Not the highest: the C library may find its free memory in pieces that are of no use, by
-        # chance. A night meets its longest row now and then, not one time in four.
-        peak_bytes=statistics.median(peaks),
+        peak_bytes=peak_bytes,
         loading_bytes=loading_bytes,
         start_up_seconds=start_up,
         save_seconds=_save_seconds(state),
@@ -167,7 +165,7 @@ def timing_of(
     made: TimeModel,
     *,
     largest_row: int,
-    peak_bytes: float,
+    peak_bytes: int,
     start_up_seconds: float,
     save_seconds: float,
     loading_bytes: float = 0.0,

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from discord_lora.conversations.packing import collate, pack, shares
 from discord_lora.finetuning.activations import checkpoint_layers, checkpointing_layers
 from discord_lora.finetuning.mishaps import LONGEST_PAUSE, TRIES_ALONE, Incident, name_of
 from discord_lora.finetuning.processes import is_sharded, smallest
-from discord_lora.finetuning.training_state import TrainingState, keep_gradients
+from discord_lora.finetuning.training_state import TrainingState
 from discord_lora.hardware import is_out_of_memory, memory_must_suffice, release_freed_memory
 
 Result = TypeVar("Result")
@@ -126,10 +126,12 @@ def accumulate_row_by_row(
 
     It takes a second set of gradients, which is why it is not the usual way. What `before_row`
     raises passes through. Returns None if all examples had to be set aside.
+
+    `state` comes with gradients of zero. They take the sums, and stay where they are.
     """
     accelerator = state.accelerator
     targets = sum(example.trained_tokens for example in examples)
-    sums: dict[Tensor, Tensor] = {}
+    sums = {p: cast(Tensor, p.grad) for p in state.trainable().values()}
     losses: list[Tensor] = []
 
     def run_row(row: Row) -> None:
@@ -137,22 +139,23 @@ def accumulate_row_by_row(
         state.optimizer.zero_grad(set_to_none=True)
         loss = state.model(collate(row).to(accelerator.device)) * (1 / targets)
         accelerator.backward(loss)
-        for parameter in state.trainable().values():
+        for parameter, total in sums.items():
             if parameter.grad is not None:
-                before = sums.get(parameter)
-                sums[parameter] = parameter.grad if before is None else before.add_(parameter.grad)
+                total.add_(parameter.grad)
         losses.append(loss.detach())
 
-    in_rows_that_fit(state, examples, run_row, incident)
-    state.optimizer.zero_grad(set_to_none=True)
-    # As in any other step, also of experts that no token went to.
-    keep_gradients(p for p in state.trainable().values() if p not in sums)
+    try:
+        in_rows_that_fit(state, examples, run_row, incident)
+    finally:
+        for parameter, total in sums.items():
+            parameter.grad = total
     if not losses:
         return None
     aside = state.mishaps.set_aside
     left = sum(e.trained_tokens for e in examples if name_of(e) not in aside)
-    for parameter, gradient in sums.items():
-        parameter.grad = gradient if left == targets else gradient.mul_(targets / left)
+    if left != targets:
+        for total in sums.values():
+            total.mul_(targets / left)
     return torch.stack(losses).sum() * (targets / left)
 
 

@@ -55,8 +55,9 @@ NO_MEMORY_TO_COPY = (
     "from the last checkpoint."
 )
 NO_MEMORY_TO_BEGIN = (
-    "BASE_MODEL: the model is loaded, and a first pass of a few tokens does not fit into the "
-    "memory that is left; close other programs, set QUANTIZATION=nf4 or choose a smaller model."
+    "BASE_MODEL: the model is loaded, and gradients with a first pass of a few tokens do not fit "
+    "into the memory that is left; close other programs, set QUANTIZATION=nf4 or choose a smaller "
+    "model."
 )
 
 
@@ -215,7 +216,8 @@ def keep_gradients(parameters: Iterable[Tensor]) -> None:
     """Give each parameter its gradient before there is anything to learn; steps only empty it.
 
     Made anew in each step, gradients would lie between the activations of its first micro-batch,
-    and the memory around them would be of no use to the next one (benchmarks/LOG.md).
+    and the memory around them would be of no use to the next one (benchmarks/LOG.md). A weight that
+    a step does not meet, such as an expert's that no token went to, has a gradient of zero.
     """
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
