@@ -7,6 +7,7 @@ is that of Liger-Kernel's fused linear cross-entropy (Hsu et al. 2024, arXiv:241
 torch, so it runs on every device.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -28,8 +29,7 @@ class _HeadLoss(torch.autograd.Function):
         gradient = torch.empty_like(hidden) if wanted else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         rows = max(1, LOGITS_AT_ONCE // weight.shape[0])
-        # Written over chunk by chunk: fresh pages for so much memory cost more than the softmax.
-        buffer = hidden.new_empty(min(rows, len(labels)), weight.shape[0])
+        buffer = _place_for_logits(rows, weight.shape[0], hidden.dtype, hidden.device)
         for start in range(0, len(labels), rows):
             chunk = slice(start, start + rows)
             label = labels[chunk, None]
@@ -54,6 +54,17 @@ class _HeadLoss(torch.autograd.Function):
         (gradient,) = ctx.saved_tensors
         scaled = gradient.float() * (scale / ctx.gain)
         return scaled.to(gradient.dtype), None, None, None
+
+
+@lru_cache(maxsize=1)
+def _place_for_logits(rows: int, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Where all logits are written, chunk by chunk and micro-batch by micro-batch.
+
+    Fresh pages for so much memory cost more than the softmax, and pieces of as many sizes as there
+    are micro-batches leave gaps in a heap that nothing else fits (benchmarks/LOG.md). Rows that no
+    chunk was long enough for are not written, and so take none of the computer's memory.
+    """
+    return torch.empty(rows, size, dtype=dtype, device=device)
 
 
 _loss: Any = _HeadLoss.apply
