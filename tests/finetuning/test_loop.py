@@ -254,17 +254,21 @@ def test_gradients_stay_where_they_are():
     assert places_of_gradients(state) == places
 
 
-def give_up():
-    raise GivenUpError
-
-
 def test_gradients_stay_where_they_are_in_smaller_pieces_too():
     state = make_state(budget=60)
     places = places_of_gradients(state)
     assert accumulate_row_by_row(state, state.plan.examples[:4], lambda: None, nobody) is not None
     assert places_of_gradients(state) == places
+
+    begun = []
+
+    def give_up_at_the_second_row():
+        begun.append(True)
+        if len(begun) == 2:
+            raise GivenUpError
+
     with pytest.raises(GivenUpError):
-        accumulate_row_by_row(state, state.plan.examples[:4], give_up, nobody)
+        accumulate_row_by_row(state, state.plan.examples[:4], give_up_at_the_second_row, nobody)
     assert places_of_gradients(state) == places
 
 

@@ -274,6 +274,14 @@ def test_the_head_in_chunks_is_cross_entropy(monkeypatch, at_once):
     assert torch.allclose(found_gradient, gradient * 3, rtol=1e-5, atol=1e-6)
 
 
+def test_all_logits_are_written_into_one_place():
+    layer = torch.nn.Linear(8, VOCABULARY, bias=False).requires_grad_(False)
+    head._place_for_logits.cache_clear()
+    for targets in (3, 40, 17):
+        head.head_loss(torch.randn(targets, 8), layer, torch.arange(targets))
+    assert head._place_for_logits.cache_info().misses == 1
+
+
 def test_a_label_that_could_not_be_less_likely_has_a_finite_loss():
     layer = torch.nn.Linear(2, VOCABULARY, bias=False)
     with torch.no_grad():

@@ -65,7 +65,6 @@ def calibrate(
     release_freed_memory()  # as a run does it
     start_up = seconds_since_start() - fetching_seconds  # as a run counts it
     rows = chosen_rows(state)
-    longest = rows[-1]
     step_seconds = statistics.median(_optimizer_seconds(state, hardware) for _ in range(3))
     spent: list[list[float]] = [[] for _ in rows]
     hardware.forget_peak()
@@ -85,7 +84,7 @@ def calibrate(
         hardware,
         fit(samples, step_seconds, before, forward),
         # Of the row that the peak is of; the run may hold a larger one.
-        largest_row=sum(map(len, longest)),
+        largest_row=sum(map(len, rows[-1])),
         peak_bytes=peak_bytes,
         loading_bytes=loading_bytes,
         start_up_seconds=start_up,
