@@ -1,21 +1,15 @@
 """The plan of a night: the arithmetic that everybody knows, times, deadlines."""
 
-import json
 import re
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from discord_lora.analysis.plan.cards import find_card
 from discord_lora.analysis.plan.deadline import DEADLINE_SHARE, Deadline, plan_for
-from discord_lora.analysis.plan.estimates import Machine, fit_data
-from discord_lora.analysis.plan.memory import ActivationBytes
-from discord_lora.analysis.plan.model_shapes import MODELS
 from discord_lora.analysis.plan.night import Prices, RunTime, plan_night, workday
 from discord_lora.analysis.plan.plan_options import Asked, seconds_allowed
 from discord_lora.analysis.plan.plan_page import show_deadline, show_lines, show_plan
@@ -25,38 +19,14 @@ from discord_lora.analysis.plan.strategies import (
     recommend,
     strategies,
 )
-from discord_lora.analysis.plan.time_model import TimeModel, Work, fit, modelled
-from discord_lora.analysis.plan.timings import Timing, add_timing, deciding, newest_timing
+from discord_lora.analysis.plan.time_model import TimeModel, Work
 from discord_lora.console import UserError, duration, make_console
 from discord_lora.settings import load_settings
-
-SETTINGS = load_settings(env_file=None)
-MISTRAL = next(shape for shape in MODELS if "Mistral-7B" in shape.name)
-
-
-@dataclass(frozen=True)
-class Example:
-    tokens: int
-    trained_tokens: int
-
-    def __len__(self):
-        return self.tokens
+from planned_night import SETTINGS, Example, night, timing
 
 
 def by_name(messages, per_step=16):
     return {choice.name: choice for choice in strategies(messages, per_step)}
-
-
-def night(messages, *, timing=None, seconds_per_step=None, settings=SETTINGS):
-    """Steps of 16 messages in two micro-batches of 320 tokens."""
-    steps = -(-messages // 16)
-    rows = [[[Example(160, 100)] * 2] * 2] * steps
-    day = workday(rows, [[Example(160, 100)] * 4], settings.save_every_steps)
-    made = fit_data(MISTRAL, Machine.of_card(find_card("2080 ti")), settings, [640], 160)
-    return plan_night(
-        settings, day, made, messages=messages, as_set=day.epoch, largest_row=320, timing=timing,
-        seconds_per_step=seconds_per_step,
-    )  # fmt: skip
 
 
 # The arithmetic -------------------------------------------------------------------------------
@@ -125,44 +95,6 @@ def test_every_size_of_data_has_a_recommendation(messages, per_step):
 
 
 # Time -----------------------------------------------------------------------------------------
-
-
-def test_work_is_counted():
-    made = Work.of([[Example(10, 4), Example(6, 3)], [Example(5, 5)]], steps=1)
-    assert made == Work(1, 2, 21, 161, 12)
-    assert made.times(3) == Work(3, 6, 63, 483, 36)
-
-
-def test_a_fit_finds_the_prices_again():
-    rate = {"flops_per_second": 1e12, "bytes_per_second": 1e10}
-    before = modelled(MODELS[0], **rate, lora_r=16, checkpointed_share=0.0, number_bytes=4)
-    truth = TimeModel(0.0, 0.3, *(1.7 * it for it in before.as_tuple()[2:]))
-    works = [Work.of([[Example(n, n // 2)]]) for n in (30, 100, 300, 900)]
-    noise = np.random.default_rng(0).normal(1, 0.01, len(works))
-    samples = [(work, truth.seconds(work) * n) for work, n in zip(works, noise, strict=True)]
-    found = fit(samples, 0.05, before)
-    assert found.step == 0.05
-    assert found.source == "calibrated"
-    assert found.micro_batch == pytest.approx(0.3, rel=0.05)
-    assert found.token == pytest.approx(truth.token, rel=0.05)
-
-
-@given(st.lists(st.tuples(st.integers(1, 2000), st.floats(1e-3, 10)), min_size=1, max_size=9))
-def test_no_price_is_ever_negative(timed):
-    rate = {"flops_per_second": 1e12, "bytes_per_second": 1e10}
-    before = modelled(MODELS[0], **rate, lora_r=16, checkpointed_share=0.0, number_bytes=4)
-    samples = [(Work.of([[Example(tokens, tokens)]]), seconds) for tokens, seconds in timed]
-    assert min(fit(samples, 0.0, before).as_tuple()) >= 0
-
-
-def test_checkpointing_costs_half_as_much_again():
-    rate = {"flops_per_second": 1e12, "bytes_per_second": 1e10}
-    without, with_it = (
-        modelled(MODELS[6], **rate, lora_r=16, checkpointed_share=share, number_bytes=2)
-        for share in (0.0, 1.0)
-    )
-    assert with_it.token == pytest.approx(1.5 * without.token, rel=0.02)
-    assert with_it.micro_batch == pytest.approx(1.5 * without.micro_batch)
 
 
 def test_twice_the_steps_take_twice_the_training():
@@ -348,95 +280,6 @@ def test_an_end_beyond_this_week_has_its_date(capsys):
     for days, shown in ((2, r"ends at [A-Z][a-z]{2} \d\d:"), (9, r"ends at 2026-03-1\d \d\d:")):
         taken = RunTime(0, days * 86_400, 0, 0, "calibrated")
         assert re.search(shown, hints(Deadline(strategy, taken, 1e7, True), capsys, False))
-
-
-# Timings --------------------------------------------------------------------------------------
-
-
-def timing(machine="CPU x 2", settings=SETTINGS, **changes):
-    values = {
-        "machine": machine,
-        "settings": deciding(settings),
-        "time": TimeModel(0.1, 0.2, 0.003, 1e-6, 0.001, "calibrated"),
-        "activations": ActivationBytes(32, 1000.0, 10.0, 50.0, 1e6),
-        "checkpointed": 0,
-        "base_bytes": 5e9,
-        "start_up_seconds": 12.0,
-        "save_seconds": 0.5,
-    }
-    return Timing(**{**values, **changes})
-
-
-def test_the_newest_timing_of_the_same_machine_and_settings_is_found(tmp_path):
-    assert newest_timing(tmp_path, "CPU x 2", SETTINGS) is None
-    other = load_settings({"quantization": "none"}, env_file=None)
-    for made in (
-        timing(save_seconds=1.0),
-        timing(save_seconds=2.0),
-        timing("another"),
-        timing(settings=other),
-    ):
-        add_timing(tmp_path, made)
-    with (tmp_path / "timings.jsonl").open("a") as file:
-        file.write('{"torn')
-    found = newest_timing(tmp_path, "CPU x 2", SETTINGS)
-    assert found.save_seconds == 2.0
-    assert found.time == timing().time
-    assert found.activations == timing().activations
-
-
-def test_more_checkpointing_than_was_timed_takes_longer():
-    timed = timing(checkpointed=0)
-    settings = load_settings({"gradient_checkpointing": "true"}, env_file=None)
-    plan = night(16_000, timing=timed, settings=settings)
-    assert plan.prices.time.token == pytest.approx(1.5 * timed.time.token)
-    assert plan.peak_source == "modelled"
-
-
-def test_checkpointing_changes_neither_the_optimizer_nor_a_pass_forward():
-    timed = timing(time=replace(timing().time, forward=0.1))
-    settings = load_settings({"gradient_checkpointing": "true"}, env_file=None)
-    time = night(16_000, timing=timed, settings=settings).prices.time
-    assert (time.step, time.forward) == (timed.time.step, 0.1)
-    assert time.micro_batch == pytest.approx(1.5 * timed.time.micro_batch)
-    assert time.source == "calibrated"
-
-
-def test_a_pass_forward_costs_what_it_was_timed_at():
-    """Not what the two ways back of a checkpointed micro-batch make of it."""
-    work = Work(steps=5, micro_batches=17, tokens=432, targets=48)
-    inferred = TimeModel(9.0, 0.6, 0.003, 1e-6, 0.001, "calibrated")
-    timed = replace(inferred, forward=0.1)
-    tokens = (432 * 0.003 + 48 * 0.001) / 3
-    assert inferred.evaluation_seconds(work, 1.0) == pytest.approx(17 * 0.6 / 3 + tokens)
-    assert timed.evaluation_seconds(work, 1.0) == pytest.approx(17 * 0.1 + tokens)
-    assert timed.seconds(work) == inferred.seconds(work)
-    slower = timed.scaled(2, "measured here")
-    assert slower.evaluation_seconds(work, 1.0) == pytest.approx(2 * (17 * 0.1 + tokens))
-
-
-def test_the_peak_may_be_that_of_loading():
-    timed = timing(loading_bytes=6e9)
-    assert timed.peak_bytes(320) == 6e9
-    assert timed.peak_bytes(100_000) == 5e9 + timed.activations.needed(100_000, 0) > 6e9
-
-
-def test_a_timing_of_an_earlier_version_is_still_of_use(tmp_path):
-    add_timing(tmp_path, timing())
-    file = tmp_path / "timings.jsonl"
-    plain = json.loads(file.read_text())
-    del plain["time"]["forward"], plain["loading_bytes"]
-    file.write_text(json.dumps(plain) + "\n")
-    found = newest_timing(tmp_path, "CPU x 2", SETTINGS)
-    assert (found.time, found.loading_bytes) == (timing().time, 0.0)
-
-
-def test_what_was_timed_here_decides_over_the_model():
-    plan = night(16_000, timing=timing())
-    assert plan.prices.source == "calibrated"
-    assert plan.prices.start_up_seconds == 12
-    assert plan.peak_bytes == 5e9 + timing().activations.needed(320, 0)
-    assert night(16_000).peak_source == "modelled"
 
 
 def test_the_page_fits_an_old_windows_console(capsys):
