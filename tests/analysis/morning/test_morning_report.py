@@ -1,79 +1,29 @@
 """What the history of a night comes to: outcome, breaks, figures, whatever is missing in it."""
 
-import io
 import math
 import os
-import platform
-import subprocess
-import sys
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from rich.console import Console
 
-from discord_lora.analysis.morning.curves import MOST_POINTS, smoothed, thinned
+from discord_lora.analysis.morning.curves import MOST_POINTS
 from discord_lora.analysis.morning.history import HISTORY_FILE, append_event
 from discord_lora.analysis.morning.morning_html import as_html
-from discord_lora.analysis.morning.morning_page import print_page
-from discord_lora.analysis.morning.morning_report import make_report, read_report
-from discord_lora.analysis.morning.outcome import PATIENCE_SECONDS
-
-EVENING = 1_790_000_000.0
-COMMAND = "python training/train_lora.py --max-steps 40"
-
-
-def event(kind, at, **values):
-    """An event `at` seconds after the evening."""
-    return {"kind": kind, "time": EVENING + at, **values}
-
-
-def plan(at=0.0, **values):
-    usual = {
-        "run": "ada-tiny", "steps": 40, "steps_per_epoch": 40, "base_model": "tiny", "voice": "Ada",
-        "hardware": "CPU", "command": COMMAND, "seconds": 100.0, "peak_bytes": 2e9,
-        "label": "modelled",
-    }  # fmt: skip
-    return event("plan", at, **{**usual, **values})
-
-
-def start(at, step=0, **values):
-    return event("start", at, step=step, **values)
-
-
-def steps(first, last, at, seconds=2.0):
-    return [
-        event(
-            "step", at + n * seconds, step=step, loss=3.0 - step / 40, learning_rate=1e-3,
-            messages_per_second=4.0, tokens_per_second=100.0, memory_bytes=1.5e9,
-        )
-        for n, step in enumerate(range(first, last + 1), start=1)
-    ]  # fmt: skip
-
-
-def held_out(at, step, nats):
-    return event("held_out", at, step=step, nats_per_token=nats, bits_per_character=1.5, messages=9)
-
-
-def end(at, outcome="finished", **values):
-    return event("end", at, outcome=outcome, **values)
-
-
-def report_of(*events, now=10_000.0):
-    return make_report("folder", events, EVENING + now)
-
-
-def page_of(report):
-    written = io.StringIO()
-    print_page(Console(width=80, file=written), report)
-    return written.getvalue()
-
-
-def shown(report):
-    """Both pages as text; neither may fail."""
-    return page_of(report) + as_html(report).decode()
+from morning_events import (
+    COMMAND,
+    EVENING,
+    end,
+    event,
+    held_out,
+    page_of,
+    plan,
+    report_of,
+    shown,
+    start,
+    steps,
+)
 
 
 @pytest.fixture
@@ -294,53 +244,6 @@ def test_checkpoints_and_the_answers_beside_them_are_told_apart():
     assert "sample answers" not in shown(report_of(plan(), start(1), *saves))
 
 
-def a_process(alive):
-    """Its number; of one that is over, or of this one."""
-    if alive:
-        return os.getpid()
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    return ended.pid
-
-
-@pytest.mark.parametrize(("alive", "state"), [(True, "running"), (False, "silent")])
-def test_whether_the_process_lives_decides_at_once(tmp_path, alive, state):
-    append_event(tmp_path, "start", step=0, process=a_process(alive))
-    append_event(tmp_path, "step", step=3, loss=2.0)
-    report = read_report(tmp_path)
-    assert report.state == state
-    append_event(tmp_path, "end", outcome="finished")
-    assert read_report(tmp_path).state == "finished"
-
-
-@pytest.mark.parametrize(("alive", "state"), [(True, "starting"), (False, "silent")])
-def test_a_process_that_ended_while_it_loaded_is_known(tmp_path, alive, state):
-    append_event(tmp_path, "plan", run="ada", process=a_process(alive))
-    assert read_report(tmp_path).state == state
-
-
-def test_a_process_that_lives_and_says_nothing_is_said_to_be_silent(tmp_path):
-    append_event(tmp_path, "start", step=0)
-    append_event(tmp_path, "step", step=3, loss=2.0)
-    report = read_report(tmp_path, now=time.time() + 2 * PATIENCE_SECONDS)
-    assert report.state == "running"
-    assert report.sentence.startswith("Running, but silent since ")
-
-
-def test_another_process_that_got_the_same_number_does_not_count():
-    here = platform.node()
-    long_ago = report_of(start(5, process=os.getpid(), computer=here), *steps(1, 3, 10))
-    assert long_ago.state == "silent"
-
-
-@pytest.mark.parametrize(
-    ("later", "state"), [(0.5 * PATIENCE_SECONDS, "running"), (2 * PATIENCE_SECONDS, "silent")]
-)
-def test_of_another_computer_only_silence_is_known(later, state):
-    events = [start(5, process=1, computer="another one"), *steps(1, 3, 10)]
-    assert report_of(*events, now=16 + later).state == state
-
-
 def test_a_running_run_says_when_it_ends():
     report = report_of(plan(), start(10), *steps(1, 20, 10, seconds=60), now=1210)
     assert report.state == "running"
@@ -389,22 +292,6 @@ def test_a_hundred_thousand_steps_make_a_page_of_the_usual_size():
     assert len(report.loss) <= MOST_POINTS and len(report.smooth_loss) <= MOST_POINTS
     assert len(as_html(report)) < 100_000
     assert report.medians["tokens_per_second"] == 100.0
-
-
-def test_thinning_keeps_ends_and_spikes():
-    points = [(n, 100.0 if n == 777 else -50.0 if n == 5_000 else n % 7) for n in range(10_000)]
-    kept = thinned(points, 100)
-    assert len(kept) <= 100
-    assert {points[0], points[777], points[5_000], points[-1]} <= set(kept)
-    assert kept == sorted(kept)
-    assert thinned(points[:50], 100) == points[:50]
-
-
-def test_smoothing_begins_at_the_first_value_and_calms():
-    assert smoothed([(n, 2.5) for n in range(100)])[0] == (0, 2.5)
-    noisy = [(n, float(n % 2)) for n in range(1000)]
-    assert all(abs(y - 0.5) < 0.02 for _, y in smoothed(noisy)[300:])
-    assert smoothed([]) == []
 
 
 def test_answers_are_by_question_and_the_latest_of_a_step_counts():
