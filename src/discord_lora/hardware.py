@@ -237,15 +237,18 @@ def release_freed_memory() -> None:
 @contextmanager
 def freed_at_once() -> Iterator[None]:
     """Large pieces that are freed inside go back to the system at once, as `release_freed_memory`
-    does it afterwards: loading then peaks lower, and nearly as high each time (benchmarks/LOG.md).
+    does it before and afterwards: what is done inside then peaks lower, and nearly as high each
+    time (benchmarks/LOG.md).
 
     It costs new pages for each piece, so it is nothing for training. For pieces of 2 MiB and more,
-    which the sample model's larger weights are, that is about 0.3 s a start.
+    which the sample model's larger weights are, that is about 0.3 s in loading, and as much in the
+    proof of the fast paths.
     """
     libc = _glibc()
     if libc is None:
         yield
         return
+    libc.malloc_trim(0)
     libc.mallopt(M_MMAP_THRESHOLD, 2 * 2**20)
     try:
         yield

@@ -21,7 +21,7 @@ from discord_lora.finetuning import fused_layers
 from discord_lora.finetuning.packed_attention import use_packed_attention
 from discord_lora.finetuning.processes import sharded_like, whole
 from discord_lora.finetuning.training_model import TrainingModel
-from discord_lora.hardware import is_out_of_memory
+from discord_lora.hardware import freed_at_once, is_out_of_memory
 
 Found = TypeVar("Found")
 
@@ -86,7 +86,8 @@ def choose_paths(model: TrainingModel, examples: Sequence[TokenizedExample] = ()
         serving = [name for name in pieces if name != "head" or not changed]
         # Nearly every model takes all of them, and packing: one proof is quicker than six.
         take_back = [pieces[name]() for name in serving]
-        packing, fast = _packs(model, expected, together), serving
+        with freed_at_once():  # the unpacked weights, between which the layers' results lie
+            packing, fast = _packs(model, expected, together), serving
         if not packing:
             for undo in reversed(take_back):
                 undo()
