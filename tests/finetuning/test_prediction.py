@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
-from discord_lora.analysis.plan.memory import ActivationBytes, MemoryPlan
+from discord_lora.analysis.plan.memory import RESERVE_BYTES, ActivationBytes, MemoryPlan
 from discord_lora.analysis.plan.night import RunTime
 from discord_lora.finetuning import prediction
 from discord_lora.finetuning.prediction import announce, doubts_when_loaded, foresee
@@ -15,8 +15,9 @@ CPU = Hardware(torch.device("cpu"), "CPU", torch.float32, "no", 16 * 10**9)
 ACTIVATIONS = ActivationBytes(layers=2, layer=1000.0, layer_input=10.0, outside=50.0)
 
 
-def state(processes=1, main=True):
+def state(processes=1, main=True, weight=None):
     return SimpleNamespace(
+        trainable=lambda: {} if weight is None else {"lora": weight},
         accelerator=SimpleNamespace(num_processes=processes, is_main_process=main),
         plan=SimpleNamespace(steps=100, steps_per_epoch=200),
         memory=MemoryPlan(500, 0, 1e6, ACTIVATIONS),
@@ -67,3 +68,13 @@ def test_checkpointing_is_doubted_only_where_memory_would_do(monkeypatch):
         assert len(doubts_when_loaded(state(), settings, CPU, None, 500)) == doubted
     monkeypatch.setattr(Hardware, "free_bytes", lambda _self: 10e9)
     assert doubts_when_loaded(state(), load_settings(env_file=None), CPU, None, 500) == []
+
+
+def test_gradients_that_are_there_need_no_more_memory(monkeypatch):
+    settings = load_settings({"gradient_checkpointing": "true"}, env_file=None)
+    weight = torch.nn.Parameter(torch.zeros(25_000_000))
+    needed = ACTIVATIONS.needed(500, checkpointed=0) + RESERVE_BYTES["cpu"]
+    monkeypatch.setattr(Hardware, "free_bytes", lambda _self: needed - 90e6)
+    assert doubts_when_loaded(state(weight=weight), settings, CPU, None, 500) == []
+    weight.grad = torch.zeros(25_000_000)
+    assert len(doubts_when_loaded(state(weight=weight), settings, CPU, None, 500)) == 1
