@@ -92,3 +92,9 @@ class RunningBot:
 
         with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
             runner.run(live())
+
+
+def all_is_done(channel, account, somebody):
+    """A channel gives one answer at a time: whatever was due before this one was given."""
+    last = channel.say(somebody, "and that is all, lora?")
+    channel.wait_for_message(author=account, reply_to=last)

@@ -97,8 +97,8 @@ def doubts_when_loaded(
     """What only the loaded model and the largest micro-batch tell."""
     doubts = [] if taken is None else doubts_of_time(settings, taken, state.plan.steps)
     activations, device = state.memory.activations, hardware.device.type
-    here = sum(p.grad.nbytes for p in state.trainable().values() if p.grad is not None)
-    without = activations.needed(largest_row, checkpointed=0) - here + RESERVE_BYTES[device]
+    gradients = sum(p.grad.nbytes for p in state.trainable().values() if p.grad is not None)
+    without = activations.needed(largest_row, checkpointed=0) - gradients + RESERVE_BYTES[device]
     if settings.gradient_checkpointing == "true" and without <= hardware.free_bytes():
         doubts.append(
             "GRADIENT_CHECKPOINTING=true costs about a third of the time, and the memory would do "
