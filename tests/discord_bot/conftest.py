@@ -57,3 +57,15 @@ def start(server, account, channel, tmp_path):
     for bot in started:
         if bot.thread.is_alive():
             bot.stop()
+
+
+@pytest.fixture
+def use(server, channel):
+    """The text that a command is answered with, and the whole answer."""
+
+    def use(user, name, where=None, **options):
+        it = server.use_command(user, where or channel, name, **options)
+        it.wait_for_response()
+        return it.wait_for_answer().content
+
+    return use

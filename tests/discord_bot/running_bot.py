@@ -98,3 +98,32 @@ def all_is_done(channel, account, somebody):
     """A channel gives one answer at a time: whatever was due before this one was given."""
     last = channel.say(somebody, "and that is all, lora?")
     channel.wait_for_message(author=account, reply_to=last)
+
+
+def ask(channel, account, user, text="hi lora"):
+    question = channel.say(user, text)
+    answer = channel.wait_for_message(author=account, reply_to=question)
+    # It stands in Discord before the bot has heard so.
+    journal = RunningBot.newest.client.journal
+    channel.world.wait_until(lambda: journal.answer(str(answer.id)), what="its being remembered")
+    return answer
+
+
+def ask_for_two(server, channel, account, user):
+    """An answer of two messages, both remembered."""
+    first = ask(channel, account, user)
+    server.wait_until(lambda: len(channel.by(account)) == 2)
+    journal, second = RunningBot.newest.client.journal, channel.by(account)[1]
+    server.wait_until(lambda: journal.answer(str(second.id)), what="its being remembered")
+    return first, second
+
+
+def pick(server, user, message, name):
+    it = server.use_message_command(user, message, name)
+    it.wait_for_response()
+    return it.wait_for_answer().content
+
+
+def hold(bot):
+    """Let no further answer be written, until `hold` is set again."""
+    bot.soon(bot.backend.hold.clear)
