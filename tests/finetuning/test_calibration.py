@@ -5,13 +5,15 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 
-from discord_lora.conversations.packing import pack
+from discord_lora.conversations.packing import collate, pack
 from discord_lora.finetuning import calibration
 from discord_lora.finetuning.calibration import (
+    BEFORE_TIMING,
     LONG_ENOUGH,
     QUANTILES,
     calibrate,
     chosen_rows,
+    rows_to_come,
     share_timed,
     usual,
 )
@@ -72,6 +74,34 @@ def test_the_peak_belongs_to_the_row_that_it_was_seen_at(tmp_path, monkeypatch):
     assert needed(max(others), 0) > needed(first, 0)
 
 
+def test_the_first_rows_of_the_run_pass_before_four_of_them_take_turns(tmp_path, monkeypatch):
+    """In the run's order, and seen by the look at the memory: the heap grows by them."""
+    monkeypatch.setattr(calibration, "FIRST_ROWS", 3)
+    lengths, shares = [], []
+
+    def noted(row):
+        lengths.append(sum(map(len, row)))
+        return collate(row)
+
+    @dataclass(frozen=True)
+    class Watched(Computer):
+        def forget_peak(self):
+            lengths.append("forgotten")
+
+    monkeypatch.setattr(calibration, "collate", noted)
+    state = make_state()
+    computer = Watched(torch.device("cpu"), "CPU", torch.float32, "no", 16 * 10**9)
+    settings = load_settings({"base_model": "sample", "logs_dir": tmp_path}, env_file=None)
+    calibrate(state, settings, computer, shares.append)
+    run = [sum(map(len, row)) for row in rows_to_come(state)]
+    turns = [sum(map(len, row)) for row in chosen_rows(state)]
+    assert len(run) > 3
+    assert lengths[: 4 + len(turns)] == ["forgotten", *run[:3], *turns]
+    assert shares == sorted(shares)
+    assert shares[0] == 0
+    assert shares[-1] == 1
+
+
 def test_rows_are_timed_by_rising_length():
     state = replace(make_state(max_targets=1), token_budget=100)
     lengths = [
@@ -109,6 +139,7 @@ def test_a_slow_machine_ends_with_the_round(tmp_path):
     settings = load_settings({"base_model": "sample", "logs_dir": tmp_path}, env_file=None)
     slow = Slow(torch.device("cpu"), "CPU", torch.float32, "no", 10**10)
     calibrate(make_state(), settings, slow, shares.append)
-    assert len(shares) == 5 * len(QUANTILES)
+    timed = [share for share in shares if share > BEFORE_TIMING]
+    assert len(timed) == 5 * len(QUANTILES)
     assert shares == sorted(shares)
     assert shares[-1] == 1

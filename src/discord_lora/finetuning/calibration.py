@@ -4,7 +4,7 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -33,6 +33,14 @@ LEAST_TIMES, LONG_ENOUGH = 5, 120.0
 minute at times, and a card is faster as long as it is cold: what a few rounds see may be nothing
 like a night."""
 
+FIRST_ROWS = 20
+"""Micro-batches that pass before the timing. No two of a run have the same length, and what one
+frees fits the next only in part: the heap grows for some twenty of them, and by less when the same
+four take turns."""
+
+BEFORE_TIMING = 0.25
+"""Of a calibration's time, on two cores with the sample model: for its progress alone."""
+
 FEW_TOKENS, FEW_TIMES = 4, 5
 STEPS_LOOKED_AT = 400
 
@@ -48,8 +56,8 @@ def calibrate(
     *,
     fetching_seconds: float = 0.0,
 ) -> Timing:
-    """Run some micro-batches forth and back for two minutes, or five times each where that takes
-    longer; an optimizer step; a checkpoint.
+    """Run the first micro-batches forth and back as the run would; then some, for two minutes, or
+    five times each where that takes longer; an optimizer step; a checkpoint.
 
     Gradients and optimizer states are nonsense afterwards: throw the state away.
 
@@ -57,7 +65,7 @@ def calibrate(
         state: as it would begin to train.
         settings: of the run.
         hardware: where it runs.
-        progress: is called with the share of the timing that is done, 0 to 1.
+        progress: is called with the share that is done, 0 to 1.
         fetching_seconds: of the time since the start, what the next start will not need.
     """
     loading_bytes = hardware.peak_bytes()
@@ -68,12 +76,15 @@ def calibrate(
     step_seconds = statistics.median(_optimizer_seconds(state, hardware) for _ in range(3))
     spent: list[list[float]] = [[] for _ in rows]
     hardware.forget_peak()
+    for number, row in enumerate(itertools.islice(rows_to_come(state), FIRST_ROWS)):
+        progress(BEFORE_TIMING * number / FIRST_ROWS)
+        _timed(state, row, hardware)
     began, rounds, share = hardware.now(), 0, 0.0
     while share < 1:
         for number, (row, seconds) in enumerate(zip(rows, spent, strict=True), start=1):
             seconds.append(_timed(state, row, hardware))
             share = share_timed(rounds + number / len(rows), hardware.now() - began)
-            progress(min(1.0, share))
+            progress(BEFORE_TIMING + (1 - BEFORE_TIMING) * min(1.0, share))
         rounds += 1
     peak_bytes = hardware.peak_bytes()
     samples = [(Work.of([row]), usual(seconds)) for row, seconds in zip(rows, spent, strict=True)]
@@ -99,11 +110,14 @@ def share_timed(rounds: float, seconds: float) -> float:
 
 def chosen_rows(state: TrainingState) -> list[Row]:
     """Micro-batches of the run, by rising length."""
-    rows: list[Row] = []
-    for examples in itertools.islice(state.plan.walk(), STEPS_LOOKED_AT):
-        rows += pack(examples, state.token_budget, packing=state.packing)
-    rows.sort(key=lambda row: sum(map(len, row)))
+    rows = sorted(rows_to_come(state), key=lambda row: sum(map(len, row)))
     return [rows[round(share * (len(rows) - 1))] for share in QUANTILES]
+
+
+def rows_to_come(state: TrainingState) -> Iterator[Row]:
+    """Micro-batches of the run's first steps, in its order."""
+    for examples in itertools.islice(state.plan.walk(), STEPS_LOOKED_AT):
+        yield from pack(examples, state.token_budget, packing=state.packing)
 
 
 def usual(seconds: Sequence[float]) -> float:
