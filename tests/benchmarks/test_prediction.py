@@ -1,39 +1,43 @@
 """What is held against each other: the plan, and a run with the same settings."""
 
-import time
 from pathlib import Path
 
 import pytest
 
-import machine_pace
 import prediction
 from discord_lora.console import UserError, make_console
 
 
-def test_a_run_does_not_read_the_settings_of_whoever_measures(tmp_path, monkeypatch):
-    words = []
+def test_a_run_stands_between_two_calibrations_that_know_nothing_of_it(tmp_path, monkeypatch):
+    """Nor does it read the settings of whoever measures."""
+    calls = []
+
+    def plan(settings, *, calibrate):
+        calls.append((calibrate, [settings["logs_dir"], settings["output_dir"]]))
+        return prediction.Predicted({1: 90.0, 2: 100.0}.get(len(calls), 120.0), 3e9)
 
     def run(options):
-        words.extend(options)
-        time.sleep(0.1)
-        return 1.0, 1.0
+        calls.append(options)
+        own = Path(options[options.index("--env-file") + 1])
+        assert own.read_text() == ""
+        return 110.0, 2e9
 
-    def plan(_settings, *, calibrate):
-        time.sleep(0.1)
-        return prediction.Predicted(1.0, 1.0)
-
-    monkeypatch.setattr(machine_pace, "EVERY_SECONDS", 0.001)
     monkeypatch.setattr(prediction, "in_a_process", plan)
     monkeypatch.setattr(prediction, "run", run)
-    prediction.compare(prediction.CASES[0], tmp_path / "data.jsonl", tmp_path, 5)
-    own = Path(words[words.index("--env-file") + 1])
-    assert own.read_text() == ""
+    done = prediction.compare(prediction.CASES[0], tmp_path / "data.jsonl", tmp_path, 5)
+    (formulas, _), (before, folders), words, (after, others) = calls
+    assert (formulas, before, after) == (False, True, True)
+    assert words[words.index("--logs-dir") + 1] == str(folders[0])
+    assert not set(folders) & set(others)
+    assert (done.modelled.seconds, done.calibrated.seconds, done.seconds) == (90, 100, 110)
+    assert done.after == 1.2
+    assert not done.is_steady
 
 
-def compared(case, *, seconds=1.0, peak=1.0, slower=1.0, modelled=1.5):
+def compared(case, *, seconds=1.0, peak=1.0, after=1.0, modelled=1.5):
     """A run for which the plans said so many times what it took."""
     formulas, said = (prediction.Predicted(100 * it, 1e9 * peak) for it in (modelled, seconds))
-    return prediction.Compared(case, formulas, said, 100, 1e9, others=0, slower=slower)
+    return prediction.Compared(case, formulas, said, 100, 1e9, others=0, after=after)
 
 
 @pytest.mark.parametrize(
@@ -56,14 +60,14 @@ def test_plans_that_do_not_come_true_are_counted(seconds, peaks, code, said, cap
 
 def test_a_case_is_run_again_where_the_machine_changed_its_pace(capsys):
     first, other = prediction.CASES[:2]
-    done = [compared(first, seconds=1.3, peak=1.08, slower=0.8)]
+    done = [compared(first, seconds=1.3, peak=1.08, after=0.8)]
     assert not prediction.is_settled(first, done)
     done.append(compared(other))
-    done.append(compared(first, seconds=1.2, slower=1.08))
+    done.append(compared(first, seconds=1.2, after=1.08))
     assert not prediction.is_settled(first, done)
-    steady = [*done, compared(first, seconds=1.05, slower=1.06)]
+    steady = [*done, compared(first, seconds=1.05, after=1.06)]
     assert prediction.is_settled(first, steady)
-    assert prediction.is_settled(first, [*done, compared(first, slower=0.5)])  # often enough
+    assert prediction.is_settled(first, [*done, compared(first, after=0.5)])  # often enough
     assert prediction.verdict(steady, make_console()) == 1  # the memory of the first counts
     said = " ".join(capsys.readouterr().out.split())
     assert "time within 10 % in 2 of 2, memory within 7 % in 3 of 4" in said
@@ -82,12 +86,3 @@ def test_a_number_that_is_no_case_is_refused(monkeypatch):
     with pytest.raises(UserError, match=r"no case '9', only 1, 2"):
         prediction.main()
 
-
-def test_the_pace_is_compared_only_where_it_was_seen(monkeypatch):
-    before, now, nothing = machine_pace.Pace(), machine_pace.Pace(), machine_pace.Pace()
-    before.seconds, now.seconds = [1.0, 3.0], [3.0, 3.0]
-    monkeypatch.setattr(machine_pace.sys, "platform", "linux")
-    assert now.times_slower_than(before) == 1.5
-    assert now.times_slower_than(nothing) == nothing.times_slower_than(now) == 1
-    monkeypatch.setattr(machine_pace.sys, "platform", "win32")
-    assert now.times_slower_than(before) == 1
