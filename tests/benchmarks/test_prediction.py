@@ -85,4 +85,3 @@ def test_a_number_that_is_no_case_is_refused(monkeypatch):
     monkeypatch.setattr("sys.argv", ["prediction.py", "--only", "1,9"])
     with pytest.raises(UserError, match=r"no case '9', only 1, 2"):
         prediction.main()
-
