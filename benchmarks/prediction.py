@@ -176,21 +176,31 @@ def main() -> int | None:
 
 
 def read_done(path: Path | None) -> list[Compared]:
-    """What an earlier call has run; a case that is not settled by it is run again."""
+    """What an earlier call has run; a case that is not settled by it is run again.
+
+    Raises:
+        UserError: the file says something else.
+    """
     if path is None or not path.is_file():
         return []
-    return [
-        Compared(
-            Case(**one["case"]),
-            Predicted(**one["modelled"]),
-            Predicted(**one["calibrated"]),
-            one["seconds"],
-            one["peak_bytes"],
-            one["others"],
-            one["after"],
-        )
-        for one in json.loads(path.read_text())
-    ]
+    try:
+        return [
+            Compared(
+                Case(**one["case"]),
+                Predicted(**one["modelled"]),
+                Predicted(**one["calibrated"]),
+                one["seconds"],
+                one["peak_bytes"],
+                one["others"],
+                one["after"],
+            )
+            for one in json.loads(path.read_text())
+        ]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"--json: {path} does not hold figures of this version of the benchmark; "
+            "name another file."
+        ) from None
 
 
 def is_settled(case: Case, done: Sequence[Compared]) -> bool:

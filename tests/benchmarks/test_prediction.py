@@ -1,5 +1,7 @@
 """What is held against each other: the plan, and a run with the same settings."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,16 @@ def test_a_number_that_is_no_case_is_refused(monkeypatch):
     monkeypatch.setattr("sys.argv", ["prediction.py", "--only", "1,9"])
     with pytest.raises(UserError, match=r"no case '9', only 1, 2"):
         prediction.main()
+
+
+@pytest.mark.parametrize("text", ['[{"slower": 1.0}]', "[{", "7"])
+def test_figures_of_another_version_are_refused_before_hours_are_spent(tmp_path, text):
+    (tmp_path / "done.json").write_text(text)
+    with pytest.raises(UserError, match="name another file"):
+        prediction.read_done(tmp_path / "done.json")
+
+
+def test_a_stopped_round_goes_on_with_what_it_has(tmp_path):
+    done = [compared(case, after=1.02) for case in prediction.CASES[:2]]
+    (tmp_path / "done.json").write_text(json.dumps([asdict(one) for one in done]))
+    assert prediction.read_done(tmp_path / "done.json") == done

@@ -13,7 +13,7 @@ from discord_lora.finetuning.calibration import (
     QUANTILES,
     calibrate,
     chosen_rows,
-    rows_to_come,
+    rows_of,
     share_timed,
     usual,
 )
@@ -93,7 +93,7 @@ def test_the_first_rows_of_the_run_pass_before_four_of_them_take_turns(tmp_path,
     computer = Watched(torch.device("cpu"), "CPU", torch.float32, "no", 16 * 10**9)
     settings = load_settings({"base_model": "sample", "logs_dir": tmp_path}, env_file=None)
     calibrate(state, settings, computer, shares.append)
-    run = [sum(map(len, row)) for row in rows_to_come(state)]
+    run = [sum(map(len, row)) for row in rows_of(state, state.plan.walk())]
     turns = [sum(map(len, row)) for row in chosen_rows(state)]
     assert len(run) > 3
     assert lengths[: 4 + len(turns)] == ["forgotten", *run[:3], *turns]

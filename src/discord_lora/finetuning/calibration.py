@@ -4,7 +4,7 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -76,7 +76,7 @@ def calibrate(
     step_seconds = statistics.median(_optimizer_seconds(state, hardware) for _ in range(3))
     spent: list[list[float]] = [[] for _ in rows]
     hardware.forget_peak()
-    for number, row in enumerate(itertools.islice(rows_to_come(state), FIRST_ROWS)):
+    for number, row in enumerate(itertools.islice(rows_of(state, state.plan.walk()), FIRST_ROWS)):
         progress(BEFORE_TIMING * number / FIRST_ROWS)
         _timed(state, row, hardware)
     began, rounds, share = hardware.now(), 0, 0.0
@@ -110,13 +110,14 @@ def share_timed(rounds: float, seconds: float) -> float:
 
 def chosen_rows(state: TrainingState) -> list[Row]:
     """Micro-batches of the run, by rising length."""
-    rows = sorted(rows_to_come(state), key=lambda row: sum(map(len, row)))
+    steps = itertools.islice(state.plan.walk(), STEPS_LOOKED_AT)
+    rows = sorted(rows_of(state, steps), key=lambda row: sum(map(len, row)))
     return [rows[round(share * (len(rows) - 1))] for share in QUANTILES]
 
 
-def rows_to_come(state: TrainingState) -> Iterator[Row]:
-    """Micro-batches of the run's first steps, in its order."""
-    for examples in itertools.islice(state.plan.walk(), STEPS_LOOKED_AT):
+def rows_of(state: TrainingState, steps: Iterable[Row]) -> Iterator[Row]:
+    """Micro-batches of the examples of these steps, in the run's order."""
+    for examples in steps:
         yield from pack(examples, state.token_budget, packing=state.packing)
 
 
@@ -154,10 +155,9 @@ def keep_timing(
     steps = list(state.plan.walk(first_step))
     if state.accelerator.num_processes > 1 or len(steps) < LEAST_STEPS_TIMED:
         return
-    rows = (row for step in steps for row in pack(step, state.token_budget, packing=state.packing))
     before = newest_timing(settings.logs_dir, hardware.description, settings)
     prices = before.time if before else modelled_time(state, settings, hardware)
-    factor = seconds / prices.seconds(Work.of(rows, steps=len(steps)))
+    factor = seconds / prices.seconds(Work.of(rows_of(state, steps), steps=len(steps)))
     timing = timing_of(
         state,
         settings,

@@ -99,7 +99,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the plan of the night").add_argument
     add("--no-plan", action="store_true", help="the report alone")
     add("--calibrate", action="store_true",
-        help="time real micro-batches here for two minutes, so that the plan is right")  # fmt: skip
+        help="time real micro-batches here, in 3 minutes, so that the plan is right")  # fmt: skip
     add("--gpu", default="", metavar="NAME",
         help="plan for this card instead of this machine, such as 'RTX 2080 Ti' or 'A100 80GB', "
         "or for the processor: cpu")  # fmt: skip
