@@ -1,5 +1,6 @@
-"""A whole training state on a tiny model in fp32, for tests of the loop."""
+"""A training state on a tiny model in fp32, and who listens to its run: for tests of the loop."""
 
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import torch
@@ -11,8 +12,9 @@ from discord_lora.conversations.build import build_conversations
 from discord_lora.conversations.examples import Limits, make_examples
 from discord_lora.conversations.packing import plan_training
 from discord_lora.conversations.prompt_format import PromptFormat, server_voice
+from discord_lora.finetuning.loop import Events
 from discord_lora.finetuning.training_model import TrainingModel
-from discord_lora.finetuning.training_state import build_state
+from discord_lora.finetuning.training_state import build_state, lower_rate, restore, snapshot
 from discord_lora.hardware import the_cpu
 from discord_lora.settings import load_settings
 from fakes import chatter, make_model, make_tokenizer
@@ -59,6 +61,39 @@ def make_state(
     state.memory = MemoryPlan(budget, 0, 0.0, ActivationBytes(2, 100.0, 10.0, 10.0))
     state.token_budget = budget
     return state
+
+
+@dataclass
+class Night:
+    """Listens to a run, keeps its checkpoints, and goes back as a session does."""
+
+    state: object
+    incidents: list = field(default_factory=list)
+    results: list = field(default_factory=list)
+    checkpoints: list = field(default_factory=list)
+    can_go_back: bool = True
+
+    def events(self, **options):
+        return Events(
+            stepped=self.results.append,
+            save=self.save,
+            incident=lambda what, sentence: self.incidents.append((what, sentence)),
+            go_back=self.go_back if self.can_go_back else None,
+            **options,
+        )
+
+    def save(self, step):
+        self.checkpoints.append(snapshot(self.state, step, self.state.mishaps.as_progress()))
+
+    def go_back(self):
+        mishaps, checkpoint = self.state.mishaps, self.checkpoints.pop()
+        restore(self.state, checkpoint)
+        self.state.mishaps = mishaps
+        lower_rate(self.state)
+        return checkpoint.step
+
+    def kinds(self):
+        return [what for what, _ in self.incidents]
 
 
 def weights(state):

@@ -1,9 +1,8 @@
-"""A night goes on: memory that runs out, losses that are not finite, examples that cannot be read.
+"""A night goes on: losses that are not finite, examples that cannot be read.
 
 Faults come in where the outside meets the loop: in the model's passes and in the data."""
 
-import random
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,228 +11,15 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 
 from discord_lora.console import UserError
-from discord_lora.finetuning.loop import Events, evaluate, fit
+from discord_lora.finetuning.loop import Events, fit
 from discord_lora.finetuning.mishaps import (
-    LONGEST_PAUSE,
     OVERFLOWS_IN_A_ROW,
     RETURNS,
-    TRIES_ALONE,
     Mishaps,
     name_of,
 )
-from discord_lora.finetuning.out_of_memory import try_largest
-from discord_lora.finetuning.training_state import lower_rate, restore, snapshot
-from finetuning_state import make_state, weights
-
-
-@pytest.fixture(autouse=True)
-def pauses(monkeypatch):
-    """Between the tries of an example for which memory runs out; none of them is waited for."""
-    waited = []
-    monkeypatch.setattr("discord_lora.finetuning.out_of_memory.time.sleep", waited.append)
-    return waited
-
-
-@dataclass
-class Night:
-    """Listens to a run, keeps its checkpoints, and goes back as a session does."""
-
-    state: object
-    incidents: list = field(default_factory=list)
-    results: list = field(default_factory=list)
-    checkpoints: list = field(default_factory=list)
-    can_go_back: bool = True
-
-    def events(self, **options):
-        return Events(
-            stepped=self.results.append,
-            save=self.save,
-            incident=lambda what, sentence: self.incidents.append((what, sentence)),
-            go_back=self.go_back if self.can_go_back else None,
-            **options,
-        )
-
-    def save(self, step):
-        self.checkpoints.append(snapshot(self.state, step, self.state.mishaps.as_progress()))
-
-    def go_back(self):
-        mishaps, checkpoint = self.state.mishaps, self.checkpoints.pop()
-        restore(self.state, checkpoint)
-        self.state.mishaps = mishaps
-        lower_rate(self.state)
-        return checkpoint.step
-
-    def kinds(self):
-        return [what for what, _ in self.incidents]
-
-
-def in_pieces(**options):
-    """Steps of several examples."""
-    return make_state(budget=400, max_targets=2, **options)
-
-
-def fail_when(state, when):
-    """Let memory run out in passes over micro-batches of which `when` says so."""
-
-    def fail(_model, inputs):
-        if when(inputs[0]):
-            raise torch.OutOfMemoryError("planted")
-
-    return state.model.register_forward_pre_hook(fail)
-
-
-def fail_in_backward(state, when):
-    """The same on the way back, where memory usually runs out: at the first layer, when those after
-    it have their gradients already."""
-    parameters = list(state.trainable().values())
-
-    def fail(gradient):
-        if when(gradient):
-            assert any(p.grad is not None and p.grad.any() for p in parameters)
-            raise torch.OutOfMemoryError("planted")
-
-    return parameters[0].register_hook(fail)
-
-
-both_ways = pytest.mark.parametrize("fail", [fail_when, fail_in_backward])
-
-
-def close(one, other, tolerance=1e-5):
-    return all(torch.allclose(value, other[name], atol=tolerance) for name, value in one.items())
-
-
-@both_ways
-def test_out_of_memory_divides_the_step_and_changes_nothing(fail):
-    state, undisturbed = in_pieces(), in_pieces()
-    failures = iter([False, True, False, False, True])
-    fail(state, lambda _: next(failures, False))
-    night = Night(state)
-    assert fit(state, night.events()) == "finished"
-    fit(undisturbed, Events())
-    assert set(night.kinds()) == {"out_of_memory"}
-    assert state.token_budget < 400
-    assert state.scheduler.last_epoch == 15
-    assert close(weights(undisturbed), weights(state))
-
-
-@both_ways
-@pytest.mark.parametrize("seed", range(3))
-def test_a_fifth_of_all_passes_runs_out_of_memory_and_nothing_is_lost(seed, fail):
-    state, undisturbed = in_pieces(epochs=4), in_pieces(epochs=4)
-    draw = random.Random(seed)
-    failed = []
-    fail(state, lambda _: draw.random() < 0.2 and not failed.append(1))
-    night = Night(state)
-    fit(state, night.events())
-    fit(undisturbed, Events())
-    assert len(failed) > 20
-    assert [r.step for r in night.results] == list(range(1, state.plan.steps + 1))
-    assert all(result.loss is not None for result in night.results)
-    assert not state.mishaps.set_aside
-    assert close(weights(undisturbed), weights(state), 1e-4)
-
-
-def test_memory_that_is_short_for_a_moment_costs_the_norm_nothing(monkeypatch):
-    state, undisturbed = make_state(), make_state()
-    fit(undisturbed, Events())
-    clip, failures = torch.nn.utils.clip_grad_norm_, iter([False, True])
-
-    def fail_once(*arguments):
-        if next(failures, False):
-            raise torch.OutOfMemoryError("planted")
-        return clip(*arguments)
-
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", fail_once)
-    fit(state, Events())
-    assert all(torch.equal(v, weights(state)[name]) for name, v in weights(undisturbed).items())
-
-
-@pytest.mark.parametrize("place", ["norm", "optimizer", "weights"])
-def test_memory_that_runs_out_beside_the_passes_is_one_sentence(monkeypatch, place):
-    state = make_state()
-
-    def fail(*_arguments, **_options):
-        raise torch.OutOfMemoryError("planted")
-
-    if place == "norm":
-        monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", fail)
-    elif place == "optimizer":
-        state.optimizer.step = fail
-    else:
-        monkeypatch.setattr("discord_lora.finetuning.training_state.whole", fail)
-    with pytest.raises(UserError, match=r"Memory ran out .* close other programs|Close other"):
-        fit(state, Night(state).events())
-
-
-def test_an_example_that_never_fits_is_set_aside_and_the_rest_is_learned(pauses):
-    state = in_pieces()
-    longest = max(map(len, state.plan.examples))
-    culprits = [e for e in state.plan.examples if len(e) == longest]
-    fail_when(state, lambda batch: max(batch.lengths) == longest)
-    night = Night(state)
-    assert fit(state, night.events()) == "finished"
-    assert set(state.mishaps.set_aside) == {name_of(example) for example in culprits}
-    aside = [sentence for what, sentence in night.incidents if what == "set_aside"]
-    assert culprits[0].message_ids[0] in " ".join(aside)
-    assert f"{longest:,} tokens do not fit into memory" in aside[0]
-    assert state.memory.checkpointed == state.memory.layers, "that was tried before"
-    assert min(pauses) > 0 and max(pauses) <= LONGEST_PAUSE and len(pauses) >= TRIES_ALONE - 2
-
-    known_before = in_pieces()
-    known_before.mishaps.set_aside = dict.fromkeys(map(name_of, culprits), "known")
-    fit(known_before, Events())
-    assert close(weights(known_before), weights(state))
-
-
-def test_an_examples_tries_do_not_begin_before_it_is_alone():
-    """Something else may have taken the memory for a moment."""
-    state, alone = in_pieces(), []
-
-    def is_short(batch):
-        if len(alone) == TRIES_ALONE - 1:
-            return False
-        if len(batch.lengths) == 1:
-            alone.append(batch)
-        return True
-
-    fail_when(state, is_short)
-    night = Night(state)
-    assert fit(state, night.events()) == "finished"
-    assert len(night.incidents) > 2, "rows were divided before"
-    assert not state.mishaps.set_aside
-
-
-def test_what_does_not_fit_is_found_out_at_the_start():
-    state = in_pieces()
-    longest = max(map(len, state.plan.examples))
-    fail_when(state, lambda batch: sum(batch.lengths) > 100 or max(batch.lengths) == longest)
-    night = Night(state)
-    tokens = try_largest(state, lambda what, sentence: night.incidents.append((what, sentence)))
-    assert tokens <= 100
-    assert state.token_budget <= 100
-    assert state.mishaps.set_aside
-    told = len(night.incidents)
-    fit(state, night.events())
-    assert len(night.incidents) == told, "nothing is left to be found out in the night"
-
-
-def test_when_nothing_fits_the_run_ends_in_one_sentence():
-    state, tries = make_state(), []
-    fail_when(state, lambda batch: not tries.append(batch))
-    with pytest.raises(UserError, match="lower MAX_SEQ_LENGTH"):
-        fit(state, Events())
-    assert len(tries) <= 12 * (TRIES_ALONE + 2) + 20
-
-
-def test_the_held_out_loss_is_measured_in_smaller_pieces():
-    state = in_pieces()
-    expected = evaluate(state)
-    failures = iter([True, False, True])
-    fail_when(state, lambda _batch: next(failures, False))
-    measured = evaluate(state)
-    assert state.token_budget < 400
-    assert measured.nats_per_token == pytest.approx(expected.nats_per_token, rel=1e-6)
-    assert measured.messages == expected.messages
+from discord_lora.finetuning.training_state import lower_rate, restore
+from finetuning_state import Night, make_state, weights
 
 
 def spoil(state, when):
