@@ -13,6 +13,7 @@ from discord_lora.finetuning.calibration import (
     QUANTILES,
     calibrate,
     chosen_rows,
+    most_targets,
     rows_of,
     share_timed,
     usual,
@@ -74,8 +75,8 @@ def test_the_peak_belongs_to_the_row_that_it_was_seen_at(tmp_path, monkeypatch):
     assert needed(max(others), 0) > needed(first, 0)
 
 
-def test_the_first_rows_of_the_run_pass_before_four_of_them_take_turns(tmp_path, monkeypatch):
-    """In the run's order, and seen by the look at the memory: the heap grows by them."""
+def test_what_memory_grows_by_passes_before_four_rows_take_turns(tmp_path, monkeypatch):
+    """The first rows of the run, in its order, and the two for which there are most logits."""
     monkeypatch.setattr(calibration, "FIRST_ROWS", 3)
     lengths, shares = [], []
 
@@ -93,13 +94,30 @@ def test_the_first_rows_of_the_run_pass_before_four_of_them_take_turns(tmp_path,
     computer = Watched(torch.device("cpu"), "CPU", torch.float32, "no", 16 * 10**9)
     settings = load_settings({"base_model": "sample", "logs_dir": tmp_path}, env_file=None)
     calibrate(state, settings, computer, shares.append)
-    run = [sum(map(len, row)) for row in rows_of(state, state.plan.walk())]
-    turns = [sum(map(len, row)) for row in chosen_rows(state)]
-    assert len(run) > 3
-    assert lengths[: 4 + len(turns)] == ["forgotten", *run[:3], *turns]
+    rows = list(rows_of(state, state.plan.walk()))
+    held_out, most = most_targets(rows_of(state, [state.validation])), most_targets(rows)
+    assert len(rows) > 3
+    seen = [held_out, "forgotten", most, *rows[:3], *chosen_rows(state)]
+    seen = [it if it == "forgotten" else sum(map(len, it)) for it in seen]
+    assert lengths[: len(seen)] == seen
     assert shares == sorted(shares)
     assert shares[0] == 0
     assert shares[-1] == 1
+
+
+def test_the_row_of_most_targets_is_found():
+    state = make_state()
+    rows = list(rows_of(state, state.plan.walk()))
+    targets = [len(collate(row).labels) for row in rows]
+    assert min(targets) < max(targets)
+    assert len(collate(most_targets(rows)).labels) == max(targets)
+
+
+def test_without_held_out_messages_calibrating_goes_on(tmp_path):
+    state = replace(make_state(), validation=[])
+    settings = load_settings({"base_model": "sample", "logs_dir": tmp_path}, env_file=None)
+    computer = Computer(torch.device("cpu"), "CPU", torch.float32, "no", 16 * 10**9)
+    assert calibrate(state, settings, computer).time.source == "calibrated"
 
 
 def test_rows_are_timed_by_rising_length():

@@ -10,7 +10,7 @@ from discord_lora.console import UserError
 from discord_lora.conversations.examples import Limits, make_examples
 from discord_lora.conversations.packing import collate, divide, idle_batch, pack, plan_training
 from discord_lora.conversations.prompt_format import PromptFormat, persona_voice
-from discord_lora.finetuning import training_state
+from discord_lora.finetuning import loop, training_state
 from discord_lora.finetuning.loop import Events, GivenUpError, accumulate_gradients, evaluate, fit
 from discord_lora.finetuning.out_of_memory import (
     accumulate_row_by_row,
@@ -252,6 +252,14 @@ def test_gradients_stay_where_they_are():
     try_largest(state, nobody)
     fit(state, Events())
     assert places_of_gradients(state) == places
+
+
+def test_freed_memory_is_handed_back_after_each_step(monkeypatch):
+    state, handed_back, steps = make_state(), [], []
+    monkeypatch.setattr(loop, "release_freed_ram", lambda: handed_back.append(len(steps)))
+    fit(state, Events(stepped=lambda result: steps.append(result.step)))
+    assert len(steps) == state.plan.steps
+    assert handed_back == list(range(len(steps))), "once a step, within its time"
 
 
 def test_gradients_stay_where_they_are_in_smaller_pieces_too():

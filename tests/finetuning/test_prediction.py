@@ -15,8 +15,9 @@ CPU = Hardware(torch.device("cpu"), "CPU", torch.float32, "no", 16 * 10**9)
 ACTIVATIONS = ActivationBytes(layers=2, layer=1000.0, layer_input=10.0, outside=50.0)
 
 
-def state(processes=1, main=True, weight=None):
+def state(processes=1, main=True, weight=None, kept_by_optimizer=None):
     return SimpleNamespace(
+        optimizer=SimpleNamespace(state=kept_by_optimizer or {}),
         trainable=lambda: {} if weight is None else {"lora": weight},
         accelerator=SimpleNamespace(num_processes=processes, is_main_process=main),
         plan=SimpleNamespace(steps=100, steps_per_epoch=200),
@@ -78,3 +79,20 @@ def test_gradients_that_are_there_need_no_more_memory(monkeypatch):
     assert doubts_when_loaded(state(weight=weight), settings, CPU, None, 500) == []
     weight.grad = torch.zeros(25_000_000)
     assert len(doubts_when_loaded(state(weight=weight), settings, CPU, None, 500)) == 1
+
+
+def test_in_a_run_that_goes_on_the_optimizers_states_need_no_more_memory(monkeypatch):
+    settings = load_settings({"gradient_checkpointing": "true"}, env_file=None)
+    weight = torch.nn.Parameter(torch.zeros(10_000_000))
+    optimizer = torch.optim.AdamW([weight])
+    needed = ACTIVATIONS.needed(500, checkpointed=0) + RESERVE_BYTES["cpu"]
+    monkeypatch.setattr(Hardware, "free_bytes", lambda _self: needed - 110e6)
+
+    def doubts():
+        training = state(weight=weight, kept_by_optimizer=optimizer.state)
+        return doubts_when_loaded(training, settings, CPU, None, 500)
+
+    weight.grad = torch.zeros(10_000_000)
+    assert doubts() == []
+    optimizer.step()  # two moments of 40 MB
+    assert len(doubts()) == 1

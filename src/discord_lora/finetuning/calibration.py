@@ -1,10 +1,10 @@
 """Times real micro-batches of the run to come, so that the night's length is known before it."""
 
-import itertools
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import psutil
@@ -20,7 +20,7 @@ from discord_lora.finetuning.checkpoints import save_checkpoint
 from discord_lora.finetuning.fast_paths import random_example
 from discord_lora.finetuning.out_of_memory import try_largest
 from discord_lora.finetuning.training_state import TrainingState, snapshot
-from discord_lora.hardware import Hardware, release_freed_memory
+from discord_lora.hardware import Hardware, release_freed_memory, release_freed_ram
 from discord_lora.settings import Settings
 
 Row = Sequence[TokenizedExample]
@@ -36,7 +36,8 @@ like a night."""
 FIRST_ROWS = 20
 """Micro-batches that pass before the timing. No two of a run have the same length, and what one
 frees fits the next only in part: the heap grows for some twenty of them, and by less when the same
-four take turns."""
+four take turns. With them goes the one that predicts the most: a computer's memory keeps the place
+for as many logits from then on, and a held-out one may need more still."""
 
 BEFORE_TIMING = 0.25
 """Of a calibration's time, on two cores with the sample model: for its progress alone."""
@@ -56,8 +57,9 @@ def calibrate(
     *,
     fetching_seconds: float = 0.0,
 ) -> Timing:
-    """Run the first micro-batches forth and back as the run would; then some, for two minutes, or
-    five times each where that takes longer; an optimizer step; a checkpoint.
+    """Run the first micro-batches forth and back as the run would, and those with the most targets;
+    then some, for two minutes, or five times each where that takes longer; an optimizer step; a
+    checkpoint.
 
     Gradients and optimizer states are nonsense afterwards: throw the state away.
 
@@ -75,9 +77,14 @@ def calibrate(
     rows = chosen_rows(state)
     step_seconds = statistics.median(_optimizer_seconds(state, hardware) for _ in range(3))
     spent: list[list[float]] = [[] for _ in rows]
+    if state.validation:
+        _forward(state, most_targets(rows_of(state, [state.validation])), hardware)
+        release_freed_memory()  # as a run does it
     hardware.forget_peak()
-    for number, row in enumerate(itertools.islice(rows_of(state, state.plan.walk()), FIRST_ROWS)):
-        progress(BEFORE_TIMING * number / FIRST_ROWS)
+    first = rows_of(state, state.plan.walk())
+    untimed = [most_targets(rows_of(state, steps_looked_at(state))), *islice(first, FIRST_ROWS)]
+    for number, row in enumerate(untimed):
+        progress(BEFORE_TIMING * number / len(untimed))
         _timed(state, row, hardware)
     began, rounds, share = hardware.now(), 0, 0.0
     while share < 1:
@@ -110,9 +117,18 @@ def share_timed(rounds: float, seconds: float) -> float:
 
 def chosen_rows(state: TrainingState) -> list[Row]:
     """Micro-batches of the run, by rising length."""
-    steps = itertools.islice(state.plan.walk(), STEPS_LOOKED_AT)
-    rows = sorted(rows_of(state, steps), key=lambda row: sum(map(len, row)))
+    rows = sorted(rows_of(state, steps_looked_at(state)), key=lambda row: sum(map(len, row)))
     return [rows[round(share * (len(rows) - 1))] for share in QUANTILES]
+
+
+def steps_looked_at(state: TrainingState) -> Iterable[Row]:
+    """The run's first, by which the rest is judged."""
+    return islice(state.plan.walk(), STEPS_LOOKED_AT)
+
+
+def most_targets(rows: Iterable[Row]) -> Row:
+    """The micro-batch that predicts the most tokens."""
+    return max(rows, key=lambda row: sum(example.trained_tokens for example in row))
 
 
 def rows_of(state: TrainingState, steps: Iterable[Row]) -> Iterator[Row]:
@@ -216,7 +232,9 @@ def _timed(state: TrainingState, row: Row, hardware: Hardware) -> float:
     began = hardware.now()
     loss = state.model(collate(row).to(state.accelerator.device))
     state.accelerator.backward(loss / sum(example.trained_tokens for example in row))
-    return hardware.now() - began
+    seconds = hardware.now() - began
+    release_freed_ram()  # as a run does it after each step
+    return seconds
 
 
 def _pass_seconds(state: TrainingState, hardware: Hardware) -> float:
@@ -224,15 +242,16 @@ def _pass_seconds(state: TrainingState, hardware: Hardware) -> float:
 
     The fastest of a few: so short a pass suffers most from what else the machine does.
     """
-    batch = collate([random_example(state.training_model, FEW_TOKENS)])
+    row = [random_example(state.training_model, FEW_TOKENS)]
+    return min(_forward(state, row, hardware) for _ in range(FEW_TIMES))
+
+
+def _forward(state: TrainingState, row: Row, hardware: Hardware) -> float:
     state.model.eval()
-    spent = []
     with torch.no_grad():
-        for _ in range(FEW_TIMES):
-            began = hardware.now()
-            state.model(batch.to(state.accelerator.device))
-            spent.append(hardware.now() - began)
-    return min(spent)
+        began = hardware.now()
+        state.model(collate(row).to(state.accelerator.device))
+        return hardware.now() - began
 
 
 def _optimizer_seconds(state: TrainingState, hardware: Hardware) -> float:

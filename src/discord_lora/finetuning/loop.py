@@ -33,7 +33,7 @@ from discord_lora.finetuning.out_of_memory import (
 )
 from discord_lora.finetuning.processes import anywhere, is_sharded, smallest
 from discord_lora.finetuning.training_state import TrainingState
-from discord_lora.hardware import memory_must_suffice
+from discord_lora.hardware import memory_must_suffice, release_freed_ram
 
 Ending = Literal["finished", "stopped", "early"]
 """The plan is done; a stop was asked for; the held-out loss gets no better."""
@@ -207,6 +207,7 @@ def train_step(
         state.mishaps.note_good_step()
         state.scheduler.step()
     state.optimizer.zero_grad(set_to_none=False)
+    release_freed_ram()
     return StepResult(
         step=step,
         loss=None if bad else mean,

@@ -4,6 +4,8 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from torch import Tensor
+
 from discord_lora.analysis.plan.fights import doubts_of_time
 from discord_lora.analysis.plan.memory import RESERVE_BYTES
 from discord_lora.analysis.plan.night import NightPlan, RunTime
@@ -97,11 +99,19 @@ def doubts_when_loaded(
     """What only the loaded model and the largest micro-batch tell."""
     doubts = [] if taken is None else doubts_of_time(settings, taken, state.plan.steps)
     activations, device = state.memory.activations, hardware.device.type
-    gradients = sum(p.grad.nbytes for p in state.trainable().values() if p.grad is not None)
-    without = activations.needed(largest_row, checkpointed=0) - gradients + RESERVE_BYTES[device]
+    needed = activations.needed(largest_row, checkpointed=0) - bytes_held_already(state)
+    without = needed + RESERVE_BYTES[device]
     if settings.gradient_checkpointing == "true" and without <= hardware.free_bytes():
         doubts.append(
             "GRADIENT_CHECKPOINTING=true costs about a third of the time, and the memory would do "
             "without; set GRADIENT_CHECKPOINTING=auto."
         )
     return doubts
+
+
+def bytes_held_already(state: TrainingState) -> int:
+    """Gradients after the largest micro-batch, and in a run that goes on the optimizer's states:
+    what a step needs, and the free memory has lost already."""
+    gradients = (p.grad for p in state.trainable().values() if p.grad is not None)
+    kept = (value for values in state.optimizer.state.values() for value in values.values())
+    return sum(it.nbytes for it in (*gradients, *kept) if isinstance(it, Tensor))
