@@ -63,6 +63,10 @@ def make_state(
     return state
 
 
+def nobody(_what, _sentence):
+    """Is told of incidents that a test is not about."""
+
+
 @dataclass
 class Night:
     """Listens to a run, keeps its checkpoints, and goes back as a session does."""

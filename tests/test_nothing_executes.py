@@ -4,7 +4,6 @@ Each is read by the real code that reads it, and what must come out is an answer
 that is passed over, or a clear sentence.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -25,11 +24,12 @@ from discord_lora.base_model import load_base_model, load_tokenizer
 from discord_lora.console import UserError
 from discord_lora.conversations.chat_template import ChatTemplate
 from discord_lora.finetuning.checkpoints import load_newest
-from discord_lora.finetuning.manifest import damage, manifest_of
+from discord_lora.finetuning.manifest import damage
 from discord_lora.hardware import detect_hardware
 from discord_lora.messages.opt_out import read_opt_outs
 from discord_lora.settings import load_settings
 from fakes import make_model, make_tokenizer
+from made_checkpoints import rewrite_manifest
 from run_scripts import run_here, tiny_model_folder, write_chat
 
 PROOF = Path("executed")
@@ -124,16 +124,6 @@ def unfinished(run):
     (run / RUN / "adapter_model.safetensors").unlink()
 
 
-def sealed(checkpoint):
-    """The manifest made to match."""
-    hashes = {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in checkpoint.iterdir()
-        if path.name != "manifest.json"
-    }
-    (checkpoint / "manifest.json").write_bytes(manifest_of(hashes))
-
-
 def test_the_payloads_work_where_nobody_guards(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for open_it in (
@@ -154,7 +144,7 @@ def test_the_payloads_work_where_nobody_guards(tmp_path, monkeypatch):
 def test_a_checkpoint(run, name, payload):
     (NEWEST / name).write_bytes(PAYLOADS[payload])
     if name != "manifest.json":
-        sealed(NEWEST)
+        rewrite_manifest(NEWEST)
         assert damage(NEWEST) == ""
     loaded, passed_over = load_newest(NEWEST.parent)
     assert loaded.step == 1
@@ -164,7 +154,7 @@ def test_a_checkpoint(run, name, payload):
 def test_a_run_that_goes_on(run, script):
     unfinished(run)
     (NEWEST / "state.pt").write_bytes(PAYLOADS["torch"])
-    sealed(NEWEST)
+    rewrite_manifest(NEWEST)
     code, text = train(script)
     assert code == 0
     assert "step-00000002 (state.pt is not what this version writes" in text

@@ -236,9 +236,8 @@ def release_freed_memory() -> None:
 def release_freed_ram() -> None:
     """Hand back what glibc keeps of the computer's memory, and leave a card's where it is.
 
-    It takes milliseconds. A training on the CPU does it after each step: what one micro-batch frees
-    fits the next, of another length, only in part, and left as it is the process grows by chance
-    (benchmarks/LOG.md).
+    Training does it after each step: what one micro-batch frees fits the next, of another length,
+    only in part, and left as it is the process grows by chance (benchmarks/LOG.md).
     """
     if libc := _glibc():
         libc.malloc_trim(0)

@@ -45,6 +45,10 @@ class Computer(Hardware):
         return self.peaks.pop(0)
 
 
+def tokens(row):
+    return sum(map(len, row))
+
+
 def test_the_peak_of_loading_is_not_taken_for_what_a_row_needs(tmp_path):
     state = make_state()
     computer = Computer(torch.device("cpu"), "CPU", torch.float32, "no", 16 * 10**9)
@@ -81,7 +85,7 @@ def test_what_memory_grows_by_passes_before_four_rows_take_turns(tmp_path, monke
     lengths, shares = [], []
 
     def noted(row):
-        lengths.append(sum(map(len, row)))
+        lengths.append(tokens(row))
         return collate(row)
 
     @dataclass(frozen=True)
@@ -97,9 +101,8 @@ def test_what_memory_grows_by_passes_before_four_rows_take_turns(tmp_path, monke
     rows = list(rows_of(state, state.plan.walk()))
     held_out, most = most_targets(rows_of(state, [state.validation])), most_targets(rows)
     assert len(rows) > 3
-    seen = [held_out, "forgotten", most, *rows[:3], *chosen_rows(state)]
-    seen = [it if it == "forgotten" else sum(map(len, it)) for it in seen]
-    assert lengths[: len(seen)] == seen
+    passed = [tokens(row) for row in (most, *rows[:3], *chosen_rows(rows))]
+    assert lengths[: 2 + len(passed)] == [tokens(held_out), "forgotten", *passed]
     assert shares == sorted(shares)
     assert shares[0] == 0
     assert shares[-1] == 1
@@ -122,10 +125,8 @@ def test_without_held_out_messages_calibrating_goes_on(tmp_path):
 
 def test_rows_are_timed_by_rising_length():
     state = replace(make_state(max_targets=1), token_budget=100)
-    lengths = [
-        sum(map(len, row)) for step in state.plan.walk() for row in pack(step, state.token_budget)
-    ]
-    chosen = [sum(map(len, row)) for row in chosen_rows(state)]
+    rows = [row for step in state.plan.walk() for row in pack(step, state.token_budget)]
+    lengths, chosen = list(map(tokens, rows)), list(map(tokens, chosen_rows(rows)))
     assert chosen == sorted(chosen)
     assert (chosen[0], chosen[-1]) == (min(lengths), max(lengths))
 

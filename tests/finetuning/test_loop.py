@@ -1,6 +1,5 @@
 """What the training loop promises, on a tiny model in fp32."""
 
-import gc
 from types import SimpleNamespace
 
 import pytest
@@ -8,25 +7,20 @@ import torch
 
 from discord_lora.console import UserError
 from discord_lora.conversations.examples import Limits, make_examples
-from discord_lora.conversations.packing import collate, divide, idle_batch, pack, plan_training
+from discord_lora.conversations.packing import collate, divide, idle_batch, plan_training
 from discord_lora.conversations.prompt_format import PromptFormat, persona_voice
 from discord_lora.finetuning import loop, training_state
 from discord_lora.finetuning.loop import Events, GivenUpError, accumulate_gradients, evaluate, fit
 from discord_lora.finetuning.out_of_memory import (
     accumulate_row_by_row,
     largest_row,
-    optimizer_states_to_come,
     try_largest,
 )
 from discord_lora.finetuning.training_state import restore, snapshot
 from discord_lora.inference.backend import Request, Sampling
 from discord_lora.inference.local_backend import LocalBackend
 from fakes import conversation, say
-from finetuning_state import TOKENIZER, make_state, weights
-
-
-def nobody(_what, _sentence):
-    """Is told of incidents that a test is not about."""
+from finetuning_state import TOKENIZER, make_state, nobody, weights
 
 
 def gradients(state, examples):
@@ -229,18 +223,6 @@ def test_the_trained_model_says_its_line_and_stops_by_itself():
     backend.close_now()
 
 
-def test_the_largest_micro_batch_is_tried_before_anything_is_learned():
-    state = make_state(budget=100)
-    before, seen = weights(state), []
-    state.model.register_forward_pre_hook(lambda _model, inputs: seen.append(inputs[0]))
-    tokens = try_largest(state, nobody)
-    rows = [row for step in state.plan.walk() for row in pack(step, 100)]
-    assert tokens == max(sum(map(len, row)) for row in rows) == seen[0].input_ids.shape[1]
-    assert len(seen) == 1
-    assert all(torch.equal(value, before[name]) for name, value in weights(state).items())
-    assert not any(parameter.grad.any() for parameter in state.trainable().values())
-
-
 def places_of_gradients(state):
     return [p.grad.data_ptr() for p in state.trainable().values()]
 
@@ -344,21 +326,3 @@ def test_the_token_budget_does_not_change_what_is_learned(budget):
     assert state.plan.steps == 30
     for name, value in weights(reference).items():
         assert torch.allclose(value, weights(state)[name], atol=2e-5), name
-
-
-def test_room_for_the_optimizer_is_held_while_the_largest_is_tried():
-    """Its states come into being at the first step, after the try."""
-    state = make_state(budget=100)
-    size = 8 * sum(p.numel() for p in state.trainable().values())
-    held = []
-
-    def look(_model, _inputs):
-        tensors = (it for it in gc.get_objects() if type(it) is torch.Tensor)
-        held.append(any(it.dtype == torch.uint8 and it.nbytes == size for it in tensors))
-
-    hook = state.model.register_forward_pre_hook(look)
-    try_largest(state, nobody)
-    hook.remove()
-    assert held == [True]
-    fit(state, Events())
-    assert optimizer_states_to_come(state).nbytes == 0

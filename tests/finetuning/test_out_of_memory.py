@@ -1,19 +1,21 @@
 """Memory that runs out costs time, and no step: in the model's passes, and beside them."""
 
+import gc
 import random
 
 import pytest
 import torch
 
 from discord_lora.console import UserError
+from discord_lora.conversations.packing import pack
 from discord_lora.finetuning.loop import Events, evaluate, fit
 from discord_lora.finetuning.mishaps import (
     LONGEST_PAUSE,
     TRIES_ALONE,
     name_of,
 )
-from discord_lora.finetuning.out_of_memory import try_largest
-from finetuning_state import Night, make_state, weights
+from discord_lora.finetuning.out_of_memory import optimizer_states_to_come, try_largest
+from finetuning_state import Night, make_state, nobody, weights
 
 
 @pytest.fixture(autouse=True)
@@ -191,3 +193,36 @@ def test_the_held_out_loss_is_measured_in_smaller_pieces():
     assert state.token_budget < 400
     assert measured.nats_per_token == pytest.approx(expected.nats_per_token, rel=1e-6)
     assert measured.messages == expected.messages
+
+
+# The largest micro-batch, before the start --------------------------------------------------
+
+
+def test_the_largest_micro_batch_is_tried_before_anything_is_learned():
+    state = make_state(budget=100)
+    before, seen = weights(state), []
+    state.model.register_forward_pre_hook(lambda _model, inputs: seen.append(inputs[0]))
+    tokens = try_largest(state, nobody)
+    rows = [row for step in state.plan.walk() for row in pack(step, 100)]
+    assert tokens == max(sum(map(len, row)) for row in rows) == seen[0].input_ids.shape[1]
+    assert len(seen) == 1
+    assert all(torch.equal(value, before[name]) for name, value in weights(state).items())
+    assert not any(parameter.grad.any() for parameter in state.trainable().values())
+
+
+def test_room_for_the_optimizer_is_held_while_the_largest_is_tried():
+    """Its states come into being at the first step, after the try."""
+    state = make_state(budget=100)
+    size = 8 * sum(p.numel() for p in state.trainable().values())
+    held = []
+
+    def look(_model, _inputs):
+        tensors = (it for it in gc.get_objects() if type(it) is torch.Tensor)
+        held.append(any(it.dtype == torch.uint8 and it.nbytes == size for it in tensors))
+
+    hook = state.model.register_forward_pre_hook(look)
+    try_largest(state, nobody)
+    hook.remove()
+    assert held == [True]
+    fit(state, Events())
+    assert optimizer_states_to_come(state).nbytes == 0

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from torch.nn import functional
 from transformers import AutoModelForCausalLM as Auto
 from transformers import (
     Gemma2Config,
@@ -24,10 +23,7 @@ from discord_lora.console import UserError
 from discord_lora.conversations.examples import TokenizedExample
 from discord_lora.conversations.packing import collate
 from discord_lora.finetuning import fused_layers
-from discord_lora.finetuning import head_loss as head
-from discord_lora.finetuning import packed_attention as packed
 from discord_lora.finetuning.fast_paths import choose_paths
-from discord_lora.finetuning.packed_attention import Segments
 from discord_lora.finetuning.training_model import TrainingModel
 from discord_lora.hardware import detect_hardware
 from fakes import make_model
@@ -259,48 +255,6 @@ def test_a_model_through_which_neighbours_meet_is_not_packed():
     assert "LoRA layers" in paths.fast  # one at a time, the rest may still be fast
 
 
-@pytest.mark.parametrize("at_once", [VOCABULARY, 5 * VOCABULARY, 50 * VOCABULARY])
-def test_the_head_in_chunks_is_cross_entropy(monkeypatch, at_once):
-    monkeypatch.setattr(head, "LOGITS_AT_ONCE", at_once)
-    torch.manual_seed(0)
-    layer = torch.nn.Linear(32, VOCABULARY).requires_grad_(False)
-    hidden = torch.randn(17, 32, requires_grad=True)
-    labels = torch.randint(0, VOCABULARY, (17,))
-    expected = functional.cross_entropy(layer(hidden), labels, reduction="sum")
-    (gradient,) = torch.autograd.grad(expected, hidden)
-    found = head.head_loss(hidden, layer, labels)
-    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
-    (found_gradient,) = torch.autograd.grad(found * 3, hidden)
-    assert torch.allclose(found_gradient, gradient * 3, rtol=1e-5, atol=1e-6)
-
-
-def test_all_logits_are_written_into_one_place():
-    layer = torch.nn.Linear(8, VOCABULARY, bias=False).requires_grad_(False)
-    head._place_for_logits.cache_clear()
-    for targets in (3, 40, 17):
-        head.head_loss(torch.randn(targets, 8), layer, torch.arange(targets))
-    assert head._place_for_logits.cache_info().misses == 1
-
-
-def test_a_label_that_could_not_be_less_likely_has_a_finite_loss():
-    layer = torch.nn.Linear(2, VOCABULARY, bias=False)
-    with torch.no_grad():
-        layer.weight.zero_()
-        layer.weight[7] = 500.0
-    loss = head.head_loss(torch.ones(1, 2), layer.requires_grad_(False), torch.tensor([3]))
-    assert float(loss) == pytest.approx(1000.0)
-
-
-@given(st.lists(st.integers(1, 200), min_size=1, max_size=40))
-def test_padded_batches_cover_the_row_once_and_waste_little(lengths):
-    lengths = sorted(lengths, reverse=True)
-    batches = Segments.of(lengths, torch.device("cpu")).batches
-    assert [batch.start for batch in batches] == [0, *(batch.end for batch in batches[:-1])]
-    assert batches[-1].end == sum(lengths)
-    for batch in batches:
-        assert batch.end - batch.start >= 0.75 * batch.count * batch.length
-
-
 def small_model(dtype=torch.float32):
     model = make_model(vocabulary=VOCABULARY)
     lora = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear")
@@ -360,49 +314,3 @@ def test_a_card_that_fails_is_not_a_model_that_computes_differently(monkeypatch,
     monkeypatch.setattr("discord_lora.finetuning.training_model.head_loss", fail)
     with pytest.raises(RuntimeError, match=words):
         choose_paths(small_model())
-
-
-def test_small_gradients_survive_in_fp16():
-    """They are stored before the loss scale is applied, and fp16 ends at 6e-8."""
-    torch.manual_seed(0)
-    layer = torch.nn.Linear(64, VOCABULARY, bias=False).requires_grad_(False)
-    with torch.no_grad():
-        layer.weight.mul_(1e-4)
-    hidden = torch.randn(5, 64)
-    labels = torch.randint(0, VOCABULARY, (5,))
-    half = layer.half().weight
-    results = []
-    for dtype in (torch.float32, torch.float16):
-        layer.weight.data = half.to(dtype)
-        states = hidden.half().to(dtype).requires_grad_()
-        loss = head.head_loss(states, layer, labels) * 2.0**10
-        results.append(torch.autograd.grad(loss, states)[0].float())
-    assert (results[1] - results[0]).norm() < 2e-3 * results[0].norm()
-
-
-@pytest.mark.parametrize("fast_kernel", [True, False])
-def test_heads_are_repeated_where_no_fast_kernel_takes_groups(monkeypatch, fast_kernel):
-    asked = []
-    query, key = torch.randn(4, 4, 8), torch.randn(4, 2, 8)
-    batch = Segments.of((4,), torch.device("cpu")).batches[0]
-    expected = packed._attend((query, key, key), batch, None, 0.0, 2)
-
-    def attend(query, key, *args, **options):
-        asked.append((key.shape[1], options["enable_gqa"]))
-        return sdpa(query, key, *args, **options)
-
-    sdpa = functional.scaled_dot_product_attention
-    monkeypatch.setattr(functional, "scaled_dot_product_attention", attend)
-    monkeypatch.setattr(packed, "_groups_are_fast", lambda *_: fast_kernel)
-    found = packed._attend((query, key, key), batch, None, 0.0, 2)
-    assert asked == [(2, True) if fast_kernel else (4, False)]
-    assert torch.allclose(found, expected, atol=1e-6)
-
-
-def test_what_goes_to_the_card_is_pinned_first(monkeypatch):
-    """Or the copy would be waited for."""
-    calls = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda it: calls.append("pinned") or it)
-    monkeypatch.setattr(torch.Tensor, "to", lambda it, *_, **__: calls.append("copied") or it)
-    Segments.of((9, 8), torch.device("cuda"))
-    assert calls == ["pinned", "copied"]

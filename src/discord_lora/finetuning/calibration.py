@@ -34,10 +34,10 @@ minute at times, and a card is faster as long as it is cold: what a few rounds s
 like a night."""
 
 FIRST_ROWS = 20
-"""Micro-batches that pass before the timing. No two of a run have the same length, and what one
-frees fits the next only in part: the heap grows for some twenty of them, and by less when the same
-four take turns. With them goes the one that predicts the most: a computer's memory keeps the place
-for as many logits from then on, and a held-out one may need more still."""
+"""Micro-batches that pass before the timing. How much one holds at most hangs on what lies free in
+the heap, and four that take turns meet the same heap each time. With them goes the one that
+predicts the most: a computer's memory keeps the place for as many logits from then on, and a
+held-out one may need more still."""
 
 BEFORE_TIMING = 0.25
 """Of a calibration's time, on two cores with the sample model: for its progress alone."""
@@ -74,15 +74,15 @@ def calibrate(
     try_largest(state, lambda _what, _sentence: None)  # also makes thread pools, fills caches
     release_freed_memory()  # as a run does it
     start_up = seconds_since_start() - fetching_seconds  # as a run counts it
-    rows = chosen_rows(state)
+    looked_at = list(rows_of(state, islice(state.plan.walk(), STEPS_LOOKED_AT)))
+    rows = chosen_rows(looked_at)
     step_seconds = statistics.median(_optimizer_seconds(state, hardware) for _ in range(3))
     spent: list[list[float]] = [[] for _ in rows]
     if state.validation:
         _forward(state, most_targets(rows_of(state, [state.validation])), hardware)
         release_freed_memory()  # as a run does it
     hardware.forget_peak()
-    first = rows_of(state, state.plan.walk())
-    untimed = [most_targets(rows_of(state, steps_looked_at(state))), *islice(first, FIRST_ROWS)]
+    untimed = [most_targets(looked_at), *looked_at[:FIRST_ROWS]]
     for number, row in enumerate(untimed):
         progress(BEFORE_TIMING * number / len(untimed))
         _timed(state, row, hardware)
@@ -115,15 +115,10 @@ def share_timed(rounds: float, seconds: float) -> float:
     return min(rounds / LEAST_TIMES, seconds / LONG_ENOUGH)
 
 
-def chosen_rows(state: TrainingState) -> list[Row]:
-    """Micro-batches of the run, by rising length."""
-    rows = sorted(rows_of(state, steps_looked_at(state)), key=lambda row: sum(map(len, row)))
+def chosen_rows(rows: Sequence[Row]) -> list[Row]:
+    """Some of the run's micro-batches, by rising length."""
+    rows = sorted(rows, key=lambda row: sum(map(len, row)))
     return [rows[round(share * (len(rows) - 1))] for share in QUANTILES]
-
-
-def steps_looked_at(state: TrainingState) -> Iterable[Row]:
-    """The run's first, by which the rest is judged."""
-    return islice(state.plan.walk(), STEPS_LOOKED_AT)
 
 
 def most_targets(rows: Iterable[Row]) -> Row:
