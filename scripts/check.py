@@ -33,8 +33,10 @@ IMPORT_RULES = (
     "import sys; from importlinter.cli import lint_imports_command as run; sys.exit(run())"
 )
 PYTEST = [PYTHON, "-m", "pytest", "--quiet"]
-# A worker has torch in memory; each file's tests stay together, for what they share.
-SIDE_BY_SIDE = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
+# A worker has torch in memory.
+SIDE_BY_SIDE = ["-n", str(min(4, os.cpu_count() or 1)), "--dist"]
+# What tests start has one thread as well, or the threads of two would wait for each other.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 NOTHING_COLLECTED = 5
 COUNT = re.compile(r"(\d+) (passed|failed|errors?)\b")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -60,11 +62,13 @@ def main() -> int:
         run_step("lint", [*RUFF, "check", "--quiet", "."]),
         run_step("types", [PYTHON, "-m", "mypy"]),
         run_step("import rules", [PYTHON, "-c", IMPORT_RULES, "--no-logo"]),
-        run_tests("fast tests", ["-m", "not slow and not alone", *SIDE_BY_SIDE]),
+        # Each file's tests stay together, for what they share.
+        run_tests("fast tests", ["-m", "not slow and not alone", *SIDE_BY_SIDE, "loadfile"]),
     ]
     if not arguments.fast:
-        # Not side by side: they train with all processors, and together they take as long.
-        results.append(run_tests("slow tests", ["-m", "slow or alone", "--durations=5"]))
+        slow = ["-m", "slow and not alone", *SIDE_BY_SIDE, "worksteal", "--durations=5"]
+        results.append(run_tests("slow tests", slow))
+        results.append(run_tests("tests alone", ["-m", "alone"], {}))
     return summarise(results)
 
 
@@ -84,7 +88,7 @@ def run_step(name: str, command: list[str]) -> Result:
     return Result(name, code == 0, time.monotonic() - began, failures=int(code != 0))
 
 
-def run_tests(name: str, selection: list[str]) -> Result:
+def run_tests(name: str, selection: list[str], threads: dict[str, str] = ONE_THREAD) -> Result:
     """Run pytest, show its output as it comes, and read the counts from its last line."""
     began = announce(name)
     colour = "--color=yes" if sys.stdout.isatty() else "--color=no"
@@ -92,7 +96,7 @@ def run_tests(name: str, selection: list[str]) -> Result:
     with subprocess.Popen(
         [*PYTEST, colour, *selection],
         cwd=ROOT,
-        env=clean_environment(),
+        env={**clean_environment(), **threads},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         encoding="utf-8",

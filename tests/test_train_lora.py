@@ -458,6 +458,7 @@ def test_a_window_closed_while_the_loss_is_measured_loses_nothing(tmp_path, monk
     assert ends[0] == ends[1]
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_is_fetched_once_and_its_time_is_no_start_up(tmp_path):
     write_chat(tmp_path / "chat.jsonl")
     hub = FakeHub(tiny_model_folder(tmp_path))
