@@ -25,7 +25,7 @@ torch.set_num_threads(1)
 def _measured_in_a_moment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run measures the processor for half a second; here only `alone` looks at the figure."""
     if request.node.get_closest_marker("alone") is None:
-        monkeypatch.setattr(hardware, "GEMM_TIMES", 2)
+        monkeypatch.setattr(hardware, "GEMM_TIMES", 1)
 
 
 @pytest.fixture(autouse=True)

@@ -76,6 +76,7 @@ def run(root, *arguments):
 # --- the whole way ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_command_from_nothing_then_again_then_changed_then_broken(repository):
     first = run(repository, "--flag", "two words")
     assert first.stdout.splitlines()[-1] == "tiny 1 arguments ['--flag', 'two words']", first

@@ -89,6 +89,7 @@ class Room:
         return said
 
 
+@pytest.mark.slow
 def test_it_lives_in_discord_with_every_command_and_leaves(server, launch, tmp_path, output_dir):
     room = Room(server)
     missed = room.channel.say(room.alice, "anybody? ada?")

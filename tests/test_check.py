@@ -41,6 +41,7 @@ def files_in(folder):
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_a_check_says_everything_and_keeps_nothing(words, tmp_path):
     process = start(SCRIPT, *words, "--check", PYTHONIOENCODING="cp1252", WAKEPY_FAKE_SUCCESS="1")
     out, err = (text.decode("cp1252") for text in process.communicate(timeout=120))

@@ -176,6 +176,7 @@ with freed_at_once():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(_glibc() is None, reason="another C library has other ways")
 def test_what_is_freed_goes_back_to_the_system_at_once(monkeypatch):
     for name in os.environ:
@@ -194,6 +195,7 @@ def test_what_is_freed_goes_back_to_the_system_at_once(monkeypatch):
     assert kept("after") > 150_000_000  # training is quicker that way
 
 
+@pytest.mark.slow
 def test_no_start_waits_for_a_compiler():
     words = (
         "import sys, discord_lora.base_model, bitsandbytes\n"

@@ -63,6 +63,8 @@ def test_a_plan_is_modelled_until_it_is_calibrated(words, monkeypatch, capsys):
     assert timing.time.forward > 0
     assert timing.base_bytes > 0
     assert timing.start_up_seconds > 0
+    lines = (settings.logs_dir / "timings.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["time"]["source"] == "calibrated", "plain data"
 
 
 def test_a_model_that_is_not_here_yet_comes_on_top(words, monkeypatch, capsys):
@@ -151,12 +153,6 @@ def test_the_processor_is_planned_where_it_is_asked_for(words, monkeypatch, caps
     said = capsys.readouterr().out
     assert "on CPU" in said
     assert "(modelled: within a factor of 1.5)" in said
-
-
-def test_lines_of_timings_are_plain_data(words, monkeypatch):
-    assert run_here(monkeypatch, ANALYZE, *words, "--calibrate") == 0
-    lines = (settings_of(words).logs_dir / "timings.jsonl").read_text().splitlines()
-    assert json.loads(lines[0])["time"]["source"] == "calibrated"
 
 
 def test_exports_are_planned_as_they_are(words, tmp_path, monkeypatch, capsys):
