@@ -34,7 +34,7 @@ IMPORT_RULES = (
 )
 PYTEST = [PYTHON, "-m", "pytest", "--quiet"]
 # A worker has torch in memory.
-SIDE_BY_SIDE = ["-n", str(min(4, os.cpu_count() or 1)), "--dist"]
+SIDE_BY_SIDE = ["-n", str(min(4, os.cpu_count() or 1))]
 # What tests start has one thread as well, or the threads of two would wait for each other.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 NOTHING_COLLECTED = 5
@@ -63,10 +63,10 @@ def main() -> int:
         run_step("types", [PYTHON, "-m", "mypy"]),
         run_step("import rules", [PYTHON, "-c", IMPORT_RULES, "--no-logo"]),
         # Each file's tests stay together, for what they share.
-        run_tests("fast tests", ["-m", "not slow and not alone", *SIDE_BY_SIDE, "loadfile"]),
+        run_tests("fast tests", ["-m", "not slow and not alone", *SIDE_BY_SIDE, "--dist=loadfile"]),
     ]
     if not arguments.fast:
-        slow = ["-m", "slow and not alone", *SIDE_BY_SIDE, "worksteal", "--durations=5"]
+        slow = ["-m", "slow and not alone", *SIDE_BY_SIDE, "--dist=worksteal", "--durations=5"]
         results.append(run_tests("slow tests", slow))
         # What they time has all processors, as in the programs.
         results.append(run_tests("tests alone", ["-m", "alone"], threads={}))

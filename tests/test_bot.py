@@ -83,15 +83,20 @@ def test_the_sample_model_trained_on_real_chat_streams_its_answers(server, launc
     ):
         place.wait_for_message(author=account, reply_to=said, timeout=200)
     assert {it.reply_to.content for it in channel.by(account)} == {question.content, "really?"}
-    times = [answer.at, *(it.at for it in answer.edits)]  # later ones are of Regenerate as well
     every_command_works(server, channel, owner, answer)
     asked = [message(it.author, it.content) for it in channel.messages[:2]]
     asked[1] = replace(asked[1], content="@Bison tell us everything!")
     assert prompt_of_training(adapters, account, asked) in reason.wait_for_answer().content
     process.send_signal(signal.SIGTERM)
     assert ended(process)[0] == 130
-    gaps = [later - before for before, later in pairwise(times)]
-    assert all(gap > 1.0 for gap in gaps), list(zip(gaps, answer.edits, strict=False))
+    times = pairwise([answer.at, *(it.at for it in answer.edits)])
+    texts = pairwise(["", *(it.content for it in answer.edits)])
+    gaps = [
+        later - before
+        for (before, later), (shorter, longer) in zip(times, texts, strict=True)
+        if longer.startswith(shorter)  # Regenerate begins anew, and at once
+    ]
+    assert all(gap > 1.0 for gap in gaps), (gaps, answer.edits)
     assert server.rate_limit_violations == 0
     for line in (*channel.messages, *direct.messages):
         print(f"{line.author.name}: {line.content}")
@@ -100,14 +105,16 @@ def test_the_sample_model_trained_on_real_chat_streams_its_answers(server, launc
 def every_command_works(server, channel, owner, answer):
     """Used by the owner; what each does to the bot, tests/test_bot_commands.py looks at."""
 
-    def says(used, *expected):
+    def told(used):
         used.wait_for_response()
-        content = used.wait_for_answer().content
-        assert any(words in content for words in expected), content
+        return used.wait_for_answer().content
+
+    def says(used, expected):
+        assert expected in told(used)
 
     # A model that has learned for six steps now and then has nothing else to say.
-    anew = ("Written anew.", "Nothing else came to mind.")
-    says(server.use_message_command(owner, answer, "Regenerate"), *anew)
+    tries = (told(server.use_message_command(owner, answer, "Regenerate")) for _ in range(5))
+    assert "Written anew." in tries
     for name, options, expected in (
         ("status", {}, "Gentle Bison, adapter gentle.bison-sample"),
         ("persona", {}, "I speak as Gentle Bison."),

@@ -16,8 +16,7 @@ from run_scripts import tiny_model_folder, write_chat
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(bool(full_disk.why_not()), reason=full_disk.why_not() or "-")
-def test_a_run_waits_for_room_and_ends_with_the_same_adapter(tmp_path, monkeypatch):
-    monkeypatch.setattr(full_disk, "SECONDS_WATCHED", 1.5 * LOOK_SECONDS)
+def test_a_run_waits_for_room_and_ends_with_the_same_adapter(tmp_path):
     work = tmp_path / "work"
     work.mkdir()
     data = write_chat(tmp_path / "chat.jsonl", 400)

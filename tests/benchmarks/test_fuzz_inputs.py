@@ -6,7 +6,9 @@ import fuzz_inputs
 
 
 @pytest.mark.parametrize("kind", ["settings", "data"])
-@pytest.mark.parametrize("count", [120, pytest.param(1_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "count", [120, pytest.param(1_000, marks=[pytest.mark.slow, pytest.mark.alone])]
+)
 def test_no_broken_input_ends_in_a_traceback(tmp_path, kind, count):
     one = fuzz_inputs.one_settings_file if kind == "settings" else fuzz_inputs.TrainingDataLines()
     outcome = fuzz_inputs.fuzz(one, count, seed=count, folder=tmp_path)

@@ -77,7 +77,7 @@ def test_out_of_memory_divides_the_step_and_changes_nothing(fail):
 
 
 @both_ways
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_fifth_of_all_passes_runs_out_of_memory_and_nothing_is_lost(seed, fail):
     state = in_pieces(epochs=4)
     draw = random.Random(seed)

@@ -1,6 +1,7 @@
 """What a Discord bot relies on, on tiny models: order, time, failures, and a free event loop."""
 
 import asyncio
+import gc
 import itertools
 import logging
 import threading
@@ -238,10 +239,14 @@ def test_the_event_loop_is_never_blocked(make_backend):
         watching.cancel()
         return replies
 
-    assert asyncio.run(talk()) == ["are are are"] * 2
+    gc.collect()
+    gc.freeze()  # as the bot does: else what the tests have in memory is looked through meanwhile
+    try:
+        assert asyncio.run(talk()) == ["are are are"] * 2
+    finally:
+        gc.unfreeze()
     assert len(late) > 100
-    # Once may be the machine; the passes would be late each time.
-    assert sum(seconds > 0.1 for seconds in late) < 2
+    assert max(late) < 0.1
 
 
 def test_when_the_line_is_full_the_unaddressed_go_first(make_backend):

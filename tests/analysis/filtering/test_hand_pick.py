@@ -90,7 +90,7 @@ DIALECTS = [
 
 
 @given(st.data(), IDS, st.sampled_from(DIALECTS), st.permutations(COLUMNS))
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 def test_what_is_ticked_comes_back_exactly(tmp_path_factory, data, ids, dialect, columns):
     texts = data.draw(st.lists(ANYTHING, min_size=len(ids), max_size=len(ids)))
     talk = [
