@@ -2,6 +2,7 @@
 
 import re
 import signal
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -70,22 +71,21 @@ def test_the_sample_model_trained_on_real_chat_streams_its_answers(server, launc
     )
     server.wait_until_connected(account, timeout=2 * LOADING_SECONDS)
     channel.say(bob, "what are we doing tonight?")
-    question = channel.say(alice, "@Bison tell us everything!", mentions=[account])
-    answer = channel.wait_for_message(author=account, reply_to=question, timeout=200)
+    question, answer = answered(
+        channel, account, alice, "@Bison tell us everything!", mentions=[account]
+    )
     reason = server.use_command(owner, channel, "why", message=str(answer.id))
     reason.wait_for_response()
     direct = server.open_dm(bob, account)
     thread = answer.start_thread(alice, "tonight")
-    for place, said in (
-        (channel, channel.say(alice, "really?", reply_to=answer)),
-        (thread, thread.say(bob, "who else comes?")),
-        (direct, direct.say(bob, "hey")),
-    ):
-        place.wait_for_message(author=account, reply_to=said, timeout=200)
+    answered(channel, account, alice, "really?", reply_to=answer)
+    answered(thread, account, bob, "who else comes?")
+    answered(direct, account, bob, "hey")
     assert {it.reply_to.content for it in channel.by(account)} == {question.content, "really?"}
     every_command_works(server, channel, owner, answer)
-    asked = [message(it.author, it.content) for it in channel.messages[:2]]
-    asked[1] = replace(asked[1], content="@Bison tell us everything!")
+    until_then = channel.messages[: channel.messages.index(question) + 1]
+    asked = [message(it.author, it.content) for it in until_then]
+    asked[1:] = [replace(it, content="@Bison tell us everything!") for it in asked[1:]]
     assert prompt_of_training(adapters, account, asked) in reason.wait_for_answer().content
     process.send_signal(signal.SIGTERM)
     assert ended(process)[0] == 130
@@ -100,6 +100,15 @@ def test_the_sample_model_trained_on_real_chat_streams_its_answers(server, launc
     assert server.rate_limit_violations == 0
     for line in (*channel.messages, *direct.messages):
         print(f"{line.author.name}: {line.content}")
+
+
+def answered(place, account, author, content, **more):
+    """The question and its answer; asked anew where a model of six steps has nothing to say."""
+    for _ in range(4):
+        question = place.say(author, content, **more)
+        with suppress(TimeoutError):
+            return question, place.wait_for_message(account, reply_to=question, timeout=40)
+    raise AssertionError(f"{content!r} was never answered")
 
 
 def every_command_works(server, channel, owner, answer):
